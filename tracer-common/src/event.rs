@@ -1,0 +1,248 @@
+//! The wire layout of what the kernel side sends: one [`Event`] a record, and, where
+//! [`Event::captured`] is not 0, that many bytes of the packet right behind it.
+//!
+//! Addresses and ports keep the values of the packet: addresses as bytes, ports in host order.
+
+/// What a packet says of itself: addresses, ports and what tells two packets of a flow apart.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Tuple {
+    /// Source address, an IPv4 address in its IPv4-mapped form (`::ffff:a.b.c.d`).
+    /// For ARP the sender's protocol address.
+    pub src: [u8; 16],
+    /// Destination address, in the same form. For ARP the target's protocol address.
+    pub dst: [u8; 16],
+    /// Source port, host order; 0 where the protocol has none. For an ICMP echo its identifier.
+    pub sport: u16,
+    /// Destination port, host order; 0 where the protocol has none.
+    pub dport: u16,
+    /// One of [`family`].
+    pub family: u8,
+    /// IP protocol number; 0 for ARP.
+    pub proto: u8,
+    /// ICMP type, TCP flags, or the low byte of ARP's operation.
+    pub l4_kind: u8,
+    /// ICMP code.
+    pub l4_code: u8,
+    /// TCP sequence number, or the sequence number of an ICMP echo. Host order.
+    pub seq: u32,
+    /// TCP acknowledgement number. Host order.
+    pub ack: u32,
+    /// IPv4 identification, or the low 16 bits of the IPv6 flow label. Host order.
+    pub ip_id: u16,
+    /// Time to live, or hop limit.
+    pub ttl: u8,
+    /// 1 for a fragment that is not the first: it has no ports.
+    pub later_fragment: u8,
+}
+
+/// Values of [`Tuple::family`].
+pub mod family {
+    /// Neither IP nor ARP.
+    pub const OTHER: u8 = 0;
+    /// IPv4.
+    pub const IPV4: u8 = 4;
+    /// IPv6.
+    pub const IPV6: u8 = 6;
+    /// ARP.
+    pub const ARP: u8 = 1;
+}
+
+/// Bits of [`Event::flags`].
+pub mod flags {
+    /// The first event of this packet id.
+    pub const BEGIN: u8 = 1;
+    /// The packet matched only because it answers a followed flow (learned reverse tuple).
+    pub const LEARNED: u8 = 2;
+    /// Netfilter: this event was sent when the hook was left, not when it was entered.
+    pub const HOOK_EXIT: u8 = 4;
+}
+
+/// One sighting of a followed packet.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Event {
+    /// CLOCK_MONOTONIC, ns.
+    pub time: u64,
+    /// The packet's id; unique for the life of the trace, never 0.
+    pub id: u64,
+    /// The id of the packet that this one was cloned from, with [`flags::BEGIN`]; else 0.
+    pub parent: u64,
+    /// Address of the `struct sk_buff`.
+    pub skb: u64,
+    /// Inode of the network namespace; 0 where the packet had no device yet.
+    pub netns: u32,
+    /// Interface index in that namespace; 0 for none.
+    pub ifindex: u32,
+    /// `skb->len`: bytes from the link-layer or network header on, as the layer has it.
+    pub len: u32,
+    /// How many bytes of the packet follow this struct.
+    pub captured: u32,
+    /// How many events this packet had before this one; a gap says that events were lost.
+    pub seq: u16,
+    /// The CPU that handled it.
+    pub cpu: u16,
+    /// Wire number of the [`Point`](crate::point::Point).
+    pub point: u8,
+    /// Bits of [`flags`].
+    pub flags: u8,
+    /// 1 when the captured bytes begin with the link-layer header, 0 with the network header.
+    pub link_header: u8,
+    /// Unused, 0.
+    pub pad: u8,
+    /// The packet as it is here.
+    pub tuple: Tuple,
+    /// What the point has to say: the struct of [`detail`] that belongs to it, else zeros.
+    pub detail: [u8; DETAIL_LEN],
+}
+
+/// Bytes of [`Event::detail`].
+pub const DETAIL_LEN: usize = 32;
+
+/// What [`Event::detail`] holds, by point.
+pub mod detail {
+    use super::DETAIL_LEN;
+
+    /// `drop`.
+    #[repr(C)]
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub struct Drop {
+        /// Return address in the kernel: who called `kfree_skb`.
+        pub location: u64,
+        /// `enum skb_drop_reason` of this kernel; 0 where the kernel tells none.
+        pub reason: u32,
+        /// The hook that the packet was in when it died; `in_hook` 0 when it was in none.
+        pub hook: Hook,
+    }
+
+    /// Where in a netfilter hook the packet is.
+    #[repr(C)]
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub struct Hook {
+        /// 1: between the hook's first and last observer; 0: in no hook.
+        pub in_hook: u8,
+        /// `enum nf_inet_hooks`: 0 PRE_ROUTING, 1 LOCAL_IN, 2 FORWARD, 3 LOCAL_OUT, 4 POST_ROUTING.
+        pub hook: u8,
+        /// `NFPROTO_IPV4` 2 or `NFPROTO_IPV6` 10.
+        pub pf: u8,
+        /// Number of the last observer it passed at this hook, 0 the first. The user side knows
+        /// the priority at which it placed each.
+        pub passed: u8,
+    }
+
+    /// `nf_*`.
+    #[repr(C)]
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub struct Netfilter {
+        /// Which hook.
+        pub hook: Hook,
+        /// Interface index of `nf_hook_state::in`, 0 for none.
+        pub iif: u32,
+        /// Interface index of `nf_hook_state::out`, 0 for none.
+        pub oif: u32,
+        /// With [`HOOK_EXIT`](super::flags::HOOK_EXIT): ns spent in the hook.
+        pub spent: u32,
+    }
+
+    /// `route`.
+    #[repr(C)]
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub struct Route {
+        /// Next hop; zeros when the destination is on the link.
+        pub gateway: [u8; 16],
+        /// Routing table.
+        pub table: u32,
+        /// 0, or a negative errno: no route.
+        pub error: i32,
+        /// Interface index of the next hop's device, 0 for none.
+        pub oif: u32,
+        /// [`family`](super::family) of `gateway`; 0 when there is none.
+        pub gateway_family: u8,
+        /// `RTN_*` of the result; 0 where the kernel does not tell.
+        pub kind: u8,
+        /// 1: the look-up of the reverse path (rp_filter), not of the way forward.
+        pub reverse: u8,
+        /// Unused, 0.
+        pub pad: u8,
+    }
+
+    /// `qdisc_enqueue`, `qdisc_dequeue`.
+    #[repr(C)]
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub struct Qdisc {
+        /// Name of the kind, padded with zeros (`fq_codel`).
+        pub kind: [u8; 16],
+        /// Handle, major number in the upper 16 bits.
+        pub handle: u32,
+        /// Parent, in the same form.
+        pub parent: u32,
+    }
+
+    /// `neigh`.
+    #[repr(C)]
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub struct Neigh {
+        /// `NUD_*` bits.
+        pub state: u8,
+        /// 1: `lladdr` is known.
+        pub known: u8,
+        /// Link-layer address (Ethernet).
+        pub lladdr: [u8; 6],
+    }
+
+    /// `socket`.
+    #[repr(C)]
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub struct Socket {
+        /// Name of the task that read it, padded with zeros; zeros when taken outside a task.
+        pub comm: [u8; 16],
+        /// Process id in the initial PID namespace; 0 when not known.
+        pub pid: u32,
+    }
+
+    /// A detail as bytes and back.
+    ///
+    /// # Safety
+    /// Implementors are `repr(C)`, valid for every bit pattern, and at most `DETAIL_LEN` bytes.
+    pub unsafe trait Detail: Copy + Default {
+        /// This detail in the form of [`Event::detail`](super::Event::detail).
+        #[inline(always)]
+        fn to_wire(self) -> [u8; DETAIL_LEN] {
+            let mut wire = [0; DETAIL_LEN];
+            // SAFETY: by the trait's contract Self is at most DETAIL_LEN bytes.
+            unsafe { wire.as_mut_ptr().cast::<Self>().write_unaligned(self) };
+            wire
+        }
+
+        /// The detail that these bytes hold.
+        #[inline(always)]
+        fn from_wire(wire: &[u8; DETAIL_LEN]) -> Self {
+            // SAFETY: by the trait's contract every bit pattern is a Self of at most DETAIL_LEN bytes.
+            unsafe { wire.as_ptr().cast::<Self>().read_unaligned() }
+        }
+    }
+
+    macro_rules! details { ($($name:ident),*) => { $(
+        const _: () = assert!(size_of::<$name>() <= DETAIL_LEN);
+        // SAFETY: `repr(C)`, integers only, and the size is asserted above.
+        unsafe impl Detail for $name {}
+    )* } }
+    details!(Drop, Netfilter, Route, Qdisc, Neigh, Socket);
+}
+
+/// The causes for which an event or a packet is given up, each counted per CPU.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loss {
+    /// The ring buffer was full: one event lost.
+    RingFull = 0,
+    /// The table of followed packets was full: one packet not followed.
+    TrackingFull = 1,
+    /// The table of learned reverse tuples was full: replies of a flow not seen before NAT is undone.
+    LearnedFull = 2,
+}
+
+impl Loss {
+    /// How many causes there are.
+    pub const COUNT: u32 = 3;
+}

@@ -1,0 +1,188 @@
+//! Ring-buffer records → [`Event`]s. The layout is `tracer_common::event`.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use bytes::Bytes;
+use tracer_common::{
+    event::{self as raw, Tuple, detail::Detail as _, family, flags},
+    point::Point,
+};
+
+use super::{Captured, Event, Family, Headers, Hook, InHook, PacketId, Place, What};
+
+/// Why a record could not be read: the kernel side and the user side disagree on the layout.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WireError {
+    /// The record is shorter than an event and what it says to carry.
+    #[error("an event record of {have} bytes where {need} are needed")]
+    Short {
+        /// Bytes there.
+        have: usize,
+        /// Bytes needed.
+        need: usize,
+    },
+    /// No point has this number.
+    #[error("an event of point number {0}, which this program does not know")]
+    UnknownPoint(u8),
+    /// A netfilter event with a hook or family that does not exist.
+    #[error("a netfilter event of hook {hook}, family {pf}")]
+    UnknownHook {
+        /// `enum nf_inet_hooks`.
+        hook: u8,
+        /// `NFPROTO_*`.
+        pf: u8,
+    },
+}
+
+/// Reads one record of the ring buffer.
+///
+/// # Errors
+/// [`WireError`] when the record is not one that this version's kernel side writes.
+pub fn decode(record: &[u8]) -> Result<Event, WireError> {
+    let head = size_of::<raw::Event>();
+    let short = |need| WireError::Short { have: record.len(), need };
+    if record.len() < head {
+        return Err(short(head));
+    }
+    // SAFETY: the record holds at least size_of::<raw::Event>() bytes, and raw::Event is
+    // `repr(C)` of integers, valid for every bit pattern.
+    let e = unsafe { record.as_ptr().cast::<raw::Event>().read_unaligned() };
+    let bytes = match e.captured as usize {
+        0 => None,
+        n => Some(Captured {
+            link_header: e.link_header != 0,
+            data: Bytes::copy_from_slice(
+                record.get(head..head + n).ok_or_else(|| short(head + n))?,
+            ),
+        }),
+    };
+    let begin = e.flags & flags::BEGIN != 0;
+    Ok(Event {
+        time: e.time,
+        id: PacketId(e.id),
+        seq: e.seq,
+        begin,
+        parent: (begin && e.parent != 0).then_some(PacketId(e.parent)),
+        learned: e.flags & flags::LEARNED != 0,
+        skb: e.skb,
+        place: Place { netns: e.netns, ifindex: e.ifindex },
+        cpu: e.cpu,
+        len: e.len,
+        headers: headers(&e.tuple),
+        what: what(&e)?,
+        bytes,
+    })
+}
+
+fn what(e: &raw::Event) -> Result<What, WireError> {
+    let point = Point::from_wire(e.point).ok_or(WireError::UnknownPoint(e.point))?;
+    Ok(match point {
+        Point::DevQueue => What::DevQueue,
+        Point::DevXmit => What::DevXmit,
+        Point::DevReceive => What::DevReceive,
+        Point::TcIngress => What::TcIngress,
+        Point::TcEgress => What::TcEgress,
+        Point::Consume => What::Consume,
+        Point::NfPrerouting
+        | Point::NfInput
+        | Point::NfForward
+        | Point::NfOutput
+        | Point::NfPostrouting => {
+            let d = raw::detail::Netfilter::from_wire(&e.detail);
+            let hook = in_hook(d.hook)?;
+            if e.flags & flags::HOOK_EXIT != 0 {
+                What::HookExit { hook, spent: d.spent }
+            } else {
+                What::HookEnter { hook, iif: d.iif, oif: d.oif }
+            }
+        }
+        Point::Route => {
+            let d = raw::detail::Route::from_wire(&e.detail);
+            What::Route {
+                table: d.table,
+                gateway: (d.gateway_family != 0).then(|| address(d.gateway, d.gateway_family)),
+                oif: d.oif,
+                kind: d.kind,
+                error: d.error,
+                reverse: d.reverse != 0,
+            }
+        }
+        Point::Neigh => {
+            let d = raw::detail::Neigh::from_wire(&e.detail);
+            What::Neigh { state: d.state, lladdr: (d.known != 0).then_some(d.lladdr) }
+        }
+        Point::QdiscEnqueue | Point::QdiscDequeue => {
+            let d = raw::detail::Qdisc::from_wire(&e.detail);
+            let (kind, handle) = (text(&d.kind), d.handle);
+            if point == Point::QdiscEnqueue {
+                What::QdiscEnqueue { kind, handle }
+            } else {
+                What::QdiscDequeue { kind, handle }
+            }
+        }
+        Point::Socket => {
+            let d = raw::detail::Socket::from_wire(&e.detail);
+            What::Socket {
+                pid: (d.pid != 0).then_some(d.pid),
+                comm: (d.comm[0] != 0).then(|| text(&d.comm)),
+            }
+        }
+        Point::Drop => {
+            let d = raw::detail::Drop::from_wire(&e.detail);
+            What::Drop {
+                reason: (d.reason != 0).then_some(d.reason),
+                location: d.location,
+                hook: if d.hook.in_hook != 0 { Some(in_hook(d.hook)?) } else { None },
+            }
+        }
+        // Journeys make these from other events; the kernel side never sends them.
+        Point::Nat | Point::Clone => return Err(WireError::UnknownPoint(e.point)),
+    })
+}
+
+fn in_hook(raw: raw::detail::Hook) -> Result<InHook, WireError> {
+    let unknown = WireError::UnknownHook { hook: raw.hook, pf: raw.pf };
+    let family = match raw.pf {
+        2 => Family::Ipv4,
+        10 => Family::Ipv6,
+        _ => return Err(unknown),
+    };
+    Ok(InHook { hook: Hook::from_number(raw.hook).ok_or(unknown)?, family, passed: raw.passed })
+}
+
+fn headers(t: &Tuple) -> Headers {
+    Headers {
+        family: match t.family {
+            family::IPV4 => Family::Ipv4,
+            family::IPV6 => Family::Ipv6,
+            family::ARP => Family::Arp,
+            _ => Family::Other,
+        },
+        proto: t.proto,
+        src: address(t.src, t.family),
+        dst: address(t.dst, t.family),
+        sport: t.sport,
+        dport: t.dport,
+        l4_kind: t.l4_kind,
+        l4_code: t.l4_code,
+        seq: t.seq,
+        ack: t.ack,
+        ip_id: t.ip_id,
+        ttl: t.ttl,
+        later_fragment: t.later_fragment != 0,
+    }
+}
+
+/// An address of the wire; `::ffff:a.b.c.d` is IPv4 unless the packet itself was IPv6.
+fn address(bytes: [u8; 16], family: u8) -> IpAddr {
+    let v6 = Ipv6Addr::from(bytes);
+    match v6.to_ipv4_mapped() {
+        Some(v4) if family != family::IPV6 => IpAddr::V4(v4),
+        _ => IpAddr::V6(v6),
+    }
+}
+
+fn text(padded: &[u8]) -> String {
+    let end = padded.iter().position(|b| *b == 0).unwrap_or(padded.len());
+    String::from_utf8_lossy(&padded[..end]).into_owned()
+}

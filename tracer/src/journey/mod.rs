@@ -1,0 +1,231 @@
+//! Events in, journeys and flows out. Pure: no I/O, no clock of its own, no kernel, no names.
+//! Time is the events' own time; [`Assembler::advance`] tells how far it has come.
+
+mod assemble;
+mod flow;
+
+pub use assemble::{Assembler, Limits};
+pub use flow::{Direction, Flow, FlowId};
+
+use std::net::IpAddr;
+
+use tracer_common::point::Point;
+
+use crate::event::{Captured, Event, Headers, InHook, PacketId, Place};
+
+/// One packet's way, from where it was first seen to its end.
+#[derive(Clone, Debug)]
+pub struct Journey {
+    /// Number of this journey in this trace, from 1, in order of completion.
+    pub number: u64,
+    /// The packet.
+    pub id: PacketId,
+    /// The packet that it was cloned from.
+    pub parent: Option<PacketId>,
+    /// The flow it belongs to.
+    pub flow: Flow,
+    /// Which side of the flow sent it.
+    pub direction: Direction,
+    /// What was rewritten on the way.
+    pub nat: Rewritten,
+    /// The packet's headers where it was first seen.
+    pub headers: Headers,
+    /// CLOCK_MONOTONIC of the first hop, ns.
+    pub start: u64,
+    /// ns from the first to the last hop.
+    pub duration: u64,
+    /// Bytes of the packet where it was longest (with its link-layer header, if that was seen).
+    pub length: u32,
+    /// What was seen, in order.
+    pub hops: Vec<Hop>,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Whether every event of this packet was received.
+    pub complete: bool,
+    /// Address of the `struct sk_buff`, and whether the kernel side may still hold the packet in
+    /// its table of followed packets (its end had no event that removes it).
+    pub leftover: Option<u64>,
+}
+
+/// One sighting, as a part of a journey.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hop {
+    /// ns since the journey's start.
+    pub at: u64,
+    /// Which point.
+    pub point: Point,
+    /// Where.
+    pub place: Place,
+    /// CPU.
+    pub cpu: u16,
+    /// What the point told.
+    pub detail: HopDetail,
+    /// Captured bytes.
+    pub bytes: Option<Captured>,
+}
+
+/// What is known of a hop beyond its point.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HopDetail {
+    /// Nothing more.
+    None,
+    /// A netfilter hook.
+    Netfilter {
+        /// Where in which hook; `passed` is the last observer that it is known to have passed.
+        hook: InHook,
+        /// Ingress interface index, 0 for none.
+        iif: u32,
+        /// Egress interface index, 0 for none.
+        oif: u32,
+        /// `Some(true)`: every base chain accepted (it went on). `Some(false)`: it died here.
+        /// `None`: not known, the journey ends or has a hole here.
+        accepted: Option<bool>,
+        /// ns spent in the hook, where known.
+        spent: Option<u32>,
+    },
+    /// Addresses or ports were rewritten.
+    Nat {
+        /// Source or destination.
+        kind: NatKind,
+        /// Address and port before.
+        from: (IpAddr, u16),
+        /// Address and port after.
+        to: (IpAddr, u16),
+    },
+    /// A routing decision; as [`What::Route`].
+    Route {
+        /// Table.
+        table: u32,
+        /// Next hop, when not on the link.
+        gateway: Option<IpAddr>,
+        /// Interface index of the way.
+        oif: u32,
+        /// `RTN_*`.
+        kind: u8,
+        /// Negative errno where there is no route.
+        error: i32,
+        /// The look-up of the reverse path.
+        reverse: bool,
+    },
+    /// A neighbour; as [`What::Neigh`].
+    Neigh {
+        /// `NUD_*` bits.
+        state: u8,
+        /// Link-layer address.
+        lladdr: Option<[u8; 6]>,
+    },
+    /// A queueing discipline.
+    Qdisc {
+        /// Kind.
+        kind: String,
+        /// Handle.
+        handle: u32,
+        /// For a dequeue: ns since it was enqueued in the qdisc of that handle.
+        delay: Option<u64>,
+    },
+    /// A socket.
+    Socket {
+        /// Process.
+        pid: Option<u32>,
+        /// Its command name.
+        comm: Option<String>,
+    },
+    /// It was cloned from this packet.
+    Clone {
+        /// The packet it was cloned from.
+        parent: PacketId,
+    },
+    /// A drop.
+    Drop {
+        /// Number of the reason in the kernel that traced.
+        reason: Option<u32>,
+        /// Return address in the kernel.
+        location: u64,
+        /// The hook that it died in.
+        hook: Option<InHook>,
+    },
+}
+
+/// Source or destination NAT.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NatKind {
+    /// The source was rewritten.
+    Snat,
+    /// The destination was rewritten.
+    Dnat,
+}
+
+/// The last value of what NAT rewrote; `None` where nothing was.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rewritten {
+    /// Source address.
+    pub src: Option<IpAddr>,
+    /// Source port.
+    pub sport: Option<u16>,
+    /// Destination address.
+    pub dst: Option<IpAddr>,
+    /// Destination port.
+    pub dport: Option<u16>,
+}
+
+/// How a journey ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Given to the driver of a device that ends on this host.
+    Transmitted {
+        /// Index of the hop.
+        hop: usize,
+    },
+    /// Taken by a socket, or by the IP stack of a namespace.
+    Delivered {
+        /// Index of the hop.
+        hop: usize,
+    },
+    /// Dropped by the kernel.
+    Dropped {
+        /// Index of the hop where it died: the last one before `drop` itself.
+        hop: usize,
+        /// Number of the reason in the kernel that traced.
+        reason: Option<u32>,
+        /// Return address in the kernel.
+        location: u64,
+        /// The hook that it died in.
+        in_hook: Option<InHook>,
+    },
+    /// Ended without a drop and without delivery.
+    Consumed {
+        /// Index of the hop.
+        hop: usize,
+    },
+    /// No end was seen.
+    Lost {
+        /// Index of the last hop.
+        hop: usize,
+        /// Why there is none.
+        why: LostWhy,
+    },
+}
+
+/// Why no end of a journey was seen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LostWhy {
+    /// Nothing was seen of it for [`Limits::lost_after`].
+    Silent,
+    /// The trace ended while it was on its way.
+    TraceEnded,
+    /// The table of journeys was full and this was the oldest.
+    Evicted,
+}
+
+impl Outcome {
+    /// Index of the hop that the outcome is about.
+    pub fn hop(&self) -> usize {
+        match *self {
+            Outcome::Transmitted { hop }
+            | Outcome::Delivered { hop }
+            | Outcome::Dropped { hop, .. }
+            | Outcome::Consumed { hop }
+            | Outcome::Lost { hop, .. } => hop,
+        }
+    }
+}

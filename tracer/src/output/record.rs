@@ -1,0 +1,298 @@
+//! The records that are shown, whole names joined in: what `-o json` prints a line of, what
+//! `pathtrace schema` describes, and what text is rendered from.
+
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+/// One line of `-o json`.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Record {
+    /// The first line.
+    Start(Start),
+    /// A finished journey.
+    Journey(Box<Journey>),
+    /// The last line.
+    Summary(Summary),
+}
+
+/// The trace begins: everything is attached.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct Start {
+    /// Version of pathtrace.
+    pub version: String,
+    /// Release of the running kernel.
+    pub kernel: String,
+    /// When, RFC 3339 UTC, nanoseconds.
+    pub time: String,
+    /// The points that are watched.
+    pub points: Vec<WatchedPoint>,
+    /// The points that this kernel cannot show.
+    pub missing: Vec<MissingPoint>,
+}
+
+/// A point and how it is watched.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct WatchedPoint {
+    /// Name of the point.
+    pub point: String,
+    /// `tp_btf`, `tcx`, `clsact` or `netfilter_link`.
+    pub mechanism: String,
+}
+
+/// A point that is not watched.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct MissingPoint {
+    /// Name of the point.
+    pub point: String,
+    /// Why not.
+    pub why: String,
+}
+
+/// One packet's way.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct Journey {
+    /// Number of the journey in this trace, from 1.
+    pub id: u64,
+    /// When it was first seen, RFC 3339 UTC, nanoseconds.
+    pub time: String,
+    /// ns from its first to its last hop.
+    pub duration_ns: u64,
+    /// `original` or `reply`.
+    pub direction: &'static str,
+    /// The flow, as its originating side sent it.
+    pub flow: Flow,
+    /// What NAT rewrote: the last value, `null` where nothing was.
+    pub nat: Nat,
+    /// Bytes of the packet.
+    pub length: u32,
+    /// What was seen, in order.
+    pub hops: Vec<Hop>,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Whether every event of the packet was received.
+    pub complete: bool,
+}
+
+/// A flow: the same id for both directions.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct Flow {
+    /// Number of the flow in this trace, from 1.
+    pub id: u64,
+    /// `tcp`, `udp`, `icmp`, `icmp6`, `sctp`, `arp`, or the IP protocol's number.
+    pub proto: String,
+    /// Source address; `null` for a packet that is neither IP nor ARP.
+    pub src: Option<String>,
+    /// Destination address.
+    pub dst: Option<String>,
+    /// Source port.
+    pub sport: Option<u16>,
+    /// Destination port.
+    pub dport: Option<u16>,
+    /// ICMP type of this packet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub icmp_type: Option<u8>,
+    /// ICMP code of this packet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub icmp_code: Option<u8>,
+    /// Identifier of an ICMP echo.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub icmp_id: Option<u16>,
+    /// Sequence number of this ICMP echo.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub icmp_seq: Option<u16>,
+}
+
+/// What NAT rewrote.
+#[derive(Clone, Debug, Default, Serialize, JsonSchema)]
+pub struct Nat {
+    /// Source address.
+    pub src: Option<String>,
+    /// Source port.
+    pub sport: Option<u16>,
+    /// Destination address.
+    pub dst: Option<String>,
+    /// Destination port.
+    pub dport: Option<u16>,
+}
+
+/// One sighting.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct Hop {
+    /// ns since the journey's start.
+    pub t_ns: u64,
+    /// Name of the point.
+    pub point: &'static str,
+    /// Its layer.
+    pub layer: String,
+    /// The network namespace.
+    pub netns: Netns,
+    /// The interface; `null` where the packet had none yet.
+    pub dev: Option<Dev>,
+    /// CPU.
+    pub cpu: u16,
+    /// What the point told, by point.
+    pub detail: Map<String, Value>,
+    /// The packet's bytes here, as hexadecimal digits; only with `--snaplen`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data: Option<String>,
+}
+
+/// A network namespace.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct Netns {
+    /// Inode.
+    pub inode: u32,
+    /// Name under /run/netns, or `host` for the one that pathtrace runs in.
+    pub name: Option<String>,
+    /// `RUNTIME:NAME` of the container that owns it.
+    pub container: Option<String>,
+}
+
+/// An interface.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct Dev {
+    /// Index in its namespace.
+    pub ifindex: u32,
+    /// Name, where it is known.
+    pub name: Option<String>,
+    /// The bridge that it is a port of.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bridge: Option<String>,
+}
+
+/// How a journey ended.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct Outcome {
+    /// `transmitted`, `delivered`, `dropped`, `consumed` or `lost`.
+    pub kind: OutcomeKind,
+    /// Index in `hops`.
+    pub hop: usize,
+    /// The kernel's name of the drop reason.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Where in the kernel, `function+0xoffset`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub location: Option<String>,
+    /// The rule or the base chain that decided.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rule: Option<Rule>,
+    /// One sentence.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+    /// Commands or settings that help.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub advice: Vec<String>,
+    /// What the sentence rests on.
+    #[serde(skip_serializing_if = "Map::is_empty")]
+    pub evidence: Map<String, Value>,
+}
+
+/// Kinds of outcome.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum OutcomeKind {
+    /// Left by a device that ends on this host.
+    Transmitted,
+    /// A socket, or the stack of a namespace, took it.
+    Delivered,
+    /// Dropped.
+    Dropped,
+    /// Ended without a drop and without delivery.
+    Consumed,
+    /// No end was seen.
+    Lost,
+}
+
+/// A base chain (or, where it is known, a rule of it) that decided.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct Rule {
+    /// `nftables`.
+    pub backend: String,
+    /// `ip`, `ip6` or `inet`.
+    pub family: String,
+    /// Table.
+    pub table: String,
+    /// Base chain.
+    pub chain: String,
+    /// Hook.
+    pub hook: String,
+    /// Priority.
+    pub priority: i32,
+    /// Handle of the rule; `null` where only the chain is known.
+    pub handle: Option<u64>,
+    /// The chain's policy decided; `null` where it is not known whether a rule or the policy did.
+    pub policy: Option<bool>,
+    /// Text of the rule, where it is known.
+    pub text: Option<String>,
+}
+
+/// The last line: what was traced.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct Summary {
+    /// ns from "tracing" to the end.
+    pub duration_ns: u64,
+    /// Journeys finished (all of them, also those that `--drops` did not show).
+    pub journeys: u64,
+    /// How they ended.
+    pub outcomes: Outcomes,
+    /// Drops by cause, most first.
+    pub drops: Vec<DropCount>,
+    /// Events received and lost.
+    pub events: Events,
+}
+
+/// Journeys by outcome.
+#[derive(Clone, Copy, Debug, Default, Serialize, JsonSchema)]
+pub struct Outcomes {
+    /// Left by a device that ends on this host.
+    pub transmitted: u64,
+    /// Taken by a socket or a stack.
+    pub delivered: u64,
+    /// Dropped.
+    pub dropped: u64,
+    /// Ended otherwise.
+    pub consumed: u64,
+    /// No end was seen.
+    pub lost: u64,
+}
+
+/// Drops of one cause.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct DropCount {
+    /// The kernel's reason.
+    pub reason: String,
+    /// The rule or chain, in one line.
+    pub rule: Option<String>,
+    /// How many.
+    pub count: u64,
+}
+
+/// Events received and lost.
+#[derive(Clone, Copy, Debug, Default, Serialize, JsonSchema)]
+pub struct Events {
+    /// Received.
+    pub received: u64,
+    /// Lost, by cause.
+    pub lost: LostEvents,
+}
+
+/// Events or packets given up, by cause.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct LostEvents {
+    /// The ring buffer was full.
+    pub ring_full: u64,
+    /// The table of followed packets was full.
+    pub tracking_full: u64,
+    /// A program could not run (the kernel's count of recursion misses).
+    pub probe_missed: u64,
+    /// The table of learned replies was full.
+    pub learned_full: u64,
+    /// The table of journeys in the making was full: journeys ended early.
+    pub journeys_evicted: u64,
+    /// Events that came after their journey had ended, or twice.
+    pub late: u64,
+    /// Records that could not be read.
+    pub undecodable: u64,
+}
