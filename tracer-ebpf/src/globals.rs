@@ -10,9 +10,8 @@ use tracer_common::{
     config::{Offsets, Settings, State},
     event::Loss,
     filter::Filter,
+    track::{Flow, Followed},
 };
-
-use crate::track::{Flow, Followed};
 
 /// Offsets of kernel fields.
 #[unsafe(no_mangle)]

@@ -7,8 +7,9 @@
 use aya_ebpf::helpers::{bpf_get_smp_processor_id, bpf_ktime_get_ns};
 use tracer_common::{
     config::State,
-    event::{Loss, Tuple, detail::Hook, family},
+    event::{Loss, Tuple, family},
     filter::{Filter, has_ports},
+    track::{Flow, Followed},
 };
 
 use crate::{
@@ -17,54 +18,18 @@ use crate::{
     skb::{Access as _, Probe, offset},
 };
 
-/// What is known of a followed packet.
-#[repr(C)]
-#[derive(Clone, Copy, Default)]
-pub struct Followed {
-    /// Its id.
-    pub id: u64,
-    /// When it entered the netfilter hook that it is in, ns.
-    pub hook_since: u64,
-    /// The namespace where it was last seen.
-    pub netns: u32,
-    /// How many events it had.
-    pub events: u16,
-    /// It was taken by a stack or a socket: the next life at this address is another packet's.
-    pub delivered: u8,
-    /// A socket event was sent.
-    pub read: u8,
-    /// The netfilter hook that it is in.
-    pub hook: Hook,
-    /// The packet as it was last parsed.
-    pub tuple: Tuple,
+/// What a packet carries that a learned tuple is compared with.
+#[inline(always)]
+fn flow_of(t: &Tuple) -> Flow {
+    let (sport, dport) = (t.sport, t.dport);
+    Flow { src: t.src, dst: t.dst, sport, dport, family: t.family, proto: t.proto, pad: 0 }
 }
 
-/// The key of a learned reverse tuple.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub struct Flow {
-    src: [u8; 16],
-    dst: [u8; 16],
-    sport: u16,
-    dport: u16,
-    family: u8,
-    proto: u8,
-    pad: u16,
-}
-
-impl Flow {
-    #[inline(always)]
-    fn of(t: &Tuple) -> Self {
-        let (sport, dport) = (t.sport, t.dport);
-        Self { src: t.src, dst: t.dst, sport, dport, family: t.family, proto: t.proto, pad: 0 }
-    }
-
-    /// What an answer to `t` carries. An ICMP echo keeps its identifier in `sport` both ways.
-    #[inline(always)]
-    fn answering(t: &Tuple) -> Self {
-        let (sport, dport) = if has_ports(t) { (t.dport, t.sport) } else { (t.sport, t.dport) };
-        Self { src: t.dst, dst: t.src, sport, dport, family: t.family, proto: t.proto, pad: 0 }
-    }
+/// What an answer to `t` carries. An ICMP echo keeps its identifier in `sport` both ways.
+#[inline(always)]
+fn answering(t: &Tuple) -> Flow {
+    let (sport, dport) = if has_ports(t) { (t.dport, t.sport) } else { (t.sport, t.dport) };
+    Flow { src: t.dst, dst: t.src, sport, dport, family: t.family, proto: t.proto, pad: 0 }
 }
 
 /// Where and what a packet is at one point.
@@ -266,7 +231,7 @@ fn learn(tuple: &Tuple) {
     }
     // SAFETY: no preconditions.
     let now = unsafe { bpf_ktime_get_ns() };
-    if LEARNED.insert(&Flow::answering(tuple), &now, 0).is_err() {
+    if LEARNED.insert(&answering(tuple), &now, 0).is_err() {
         count(Loss::LearnedFull);
     } else if let Some(state) = state() {
         // SAFETY: a live map value; it only ever goes from 0 to 1.
@@ -277,7 +242,7 @@ fn learn(tuple: &Tuple) {
 /// Whether a packet answers a followed flow that left with rewritten addresses.
 #[inline(never)]
 fn is_answer(tuple: &Tuple) -> bool {
-    let Some(last_seen) = LEARNED.get_ptr_mut(&Flow::of(tuple)) else { return false };
+    let Some(last_seen) = LEARNED.get_ptr_mut(&flow_of(tuple)) else { return false };
     // SAFETY: a live map value; racing writers all write about now.
     unsafe { *last_seen = bpf_ktime_get_ns() };
     true

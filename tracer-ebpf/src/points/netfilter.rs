@@ -127,7 +127,7 @@ pub fn pass(ctx: *mut c_void, number: u8) -> i32 {
     NF_ACCEPT
 }
 
-/// The last observer of a hook, number `number`.
+/// The last observer of a hook: behind it only conntrack's confirmation is left.
 #[inline(always)]
 pub fn exit(ctx: *mut c_void) -> i32 {
     let (packet, state) = packet_and_state(ctx);
@@ -144,8 +144,7 @@ pub fn exit(ctx: *mut c_void) -> i32 {
             Report { point: state.point(), flags: flags::HOOK_EXIT, detail: detail.to_wire() };
         emit(&packet, &sighting, &report);
     }
-    // Behind this observer only conntrack's confirmation is left.
-    followed.hook.passed = u8::MAX;
+    followed.hook.in_hook = 0;
     if state.hook == LOCAL_IN {
         followed.delivered = 1;
     }

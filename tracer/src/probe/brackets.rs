@@ -12,8 +12,6 @@ pub const FIRST: i32 = i32::MIN + 1;
 pub const LAST: i32 = i32::MAX - 1;
 /// Most observers between the first and the last: so many programs the kernel side has.
 pub const MOST_BETWEEN: usize = 12;
-/// What an event says when the last observer was passed.
-pub const PASSED_ALL: u8 = u8::MAX;
 
 /// Priorities that the kernel itself uses at every hook of a namespace with conntrack: IP
 /// defragmentation (`NF_IP_PRI_CONNTRACK_DEFRAG`) and conntrack (`NF_IP_PRI_CONNTRACK`).
@@ -71,9 +69,6 @@ impl Brackets {
     /// observers stand.
     pub fn interval(&self, netns: u32, at: InHook) -> Option<Interval> {
         let between = self.placed.get(&(netns, at.family, at.hook))?;
-        if at.passed == PASSED_ALL {
-            return Some(Interval { after: LAST, before: i32::MAX });
-        }
         let position = |n: usize| match n {
             0 => Some(FIRST),
             n => between.get(n - 1).copied(),
@@ -127,7 +122,6 @@ mod tests {
         assert_eq!(interval(0), Some(Interval { after: FIRST, before: -149 }));
         assert_eq!(interval(1), Some(Interval { after: -149, before: 1 }));
         assert_eq!(interval(2), Some(Interval { after: 1, before: LAST }));
-        assert_eq!(interval(PASSED_ALL), Some(Interval { after: LAST, before: i32::MAX }));
         assert_eq!(brackets.interval(8, at(Hook::Forward, 0)), None);
     }
 }

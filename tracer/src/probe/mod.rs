@@ -6,16 +6,17 @@ pub mod brackets;
 mod netfilter;
 mod offsets;
 mod sys;
+mod tables;
 
 use std::{
     collections::{HashMap, HashSet},
-    os::fd::OwnedFd,
+    os::fd::{AsFd as _, OwnedFd},
 };
 
 use anyhow::{Context as _, anyhow};
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Array, HashMap as BpfHashMap, MapData, PerCpuArray, RingBuf},
+    maps::{Array, MapData, PerCpuArray, RingBuf},
     programs::{
         BtfTracePoint, LinkOrder, ProgramError, SchedClassifier, TcAttachType,
         tc::{self, NlOptions, TcAttachOptions},
@@ -23,6 +24,7 @@ use aya::{
 };
 use brackets::Brackets;
 pub use netfilter::ChainPriorities;
+pub use tables::Tables;
 use tracer_common::{
     config::{Settings, State},
     event::Loss,
@@ -143,9 +145,11 @@ impl Probes {
     /// # Errors
     /// When tracing is not possible at all: no BTF, no permission, a kernel that refuses the maps.
     pub fn load(request: &Request) -> anyhow::Result<Self> {
-        let kernel = btf_rs::Btf::from_file(VMLINUX).with_context(|| {
+        let types = std::fs::read(VMLINUX).with_context(|| {
             format!("cannot read {VMLINUX}: pathtrace needs a kernel built with CONFIG_DEBUG_INFO_BTF")
         })?;
+        let kernel = btf_rs::Btf::from_bytes(&types)
+            .with_context(|| format!("{VMLINUX} is not BTF that pathtrace can read"))?;
         let offsets = offsets::resolve(&kernel);
         let drop_arguments = offsets::tracepoint_arguments(&kernel, "kfree_skb").unwrap_or(0);
         let settings = Settings {
@@ -160,10 +164,12 @@ impl Probes {
             .override_global("FILTER", &request.filter, true)
             .map_max_entries("EVENTS", request.ring_bytes)
             .map_max_entries("FOLLOWED", request.tracked)
+            .btf(None)
             .load(OBJECT)
             .context("the kernel refused pathtrace's maps")?;
         let netfilter = netfilter::Programs::prepare(OBJECT, &ebpf)?;
-        let types = aya::Btf::from_sys_fs().context("cannot read the kernel's BTF")?;
+        let types = aya::Btf::parse(&types, aya::Endianness::default())
+            .with_context(|| format!("{VMLINUX} is not BTF that aya can read"))?;
 
         let mut offers = Vec::new();
         for (program, tracepoint, point, arguments) in TRACEPOINTS {
@@ -326,15 +332,12 @@ impl Probes {
         Ok(RingBuf::try_from(map)?)
     }
 
-    /// The table of followed packets, for the entries of packets whose end had no event.
-    /// To be taken once.
+    /// The tables of followed packets and learned replies, to keep them clean. To be taken once.
     ///
     /// # Errors
-    /// When it was taken already.
-    pub fn take_followed(&mut self) -> anyhow::Result<Followed> {
-        let map =
-            self.ebpf.take_map("FOLLOWED").ok_or_else(|| anyhow!("FOLLOWED is taken already"))?;
-        Ok(Followed { map: BpfHashMap::try_from(map)? })
+    /// When they were taken already.
+    pub fn take_tables(&mut self) -> anyhow::Result<Tables> {
+        Tables::take(&mut self.ebpf)
     }
 
     /// What was given up so far.
@@ -355,14 +358,12 @@ impl Probes {
         })
     }
 
+    /// Runs skipped because the program was already running on that CPU
+    /// (`bpf_prog_inc_misses_counter`, Linux 5.12), over all programs.
     fn missed(&self) -> u64 {
-        0
+        let of_aya = self.ebpf.programs().filter_map(|(_, p)| Some(p.fd().ok()?.as_fd()));
+        of_aya.chain(self.netfilter.descriptors()).filter_map(|fd| sys::recursion_misses(fd).ok()).sum()
     }
-}
-
-/// The kernel side's table of followed packets.
-pub struct Followed {
-    map: BpfHashMap<MapData, u64, [u8; 0]>,
 }
 
 fn tracepoint_program<'a>(

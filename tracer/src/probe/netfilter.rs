@@ -4,7 +4,7 @@
 use std::{
     collections::{BTreeSet, HashMap},
     io,
-    os::fd::{AsFd as _, AsRawFd as _, OwnedFd, RawFd},
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd, RawFd},
 };
 
 use anyhow::{Context as _, anyhow};
@@ -75,6 +75,11 @@ impl Programs {
         self.load("nf_enter").map(|_| ())
     }
 
+    /// The loaded programs.
+    pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.loaded.values().map(|fd| fd.as_fd())
+    }
+
     fn load(&mut self, name: &str) -> anyhow::Result<&OwnedFd> {
         if !self.loaded.contains_key(name) {
             let instructions = self
@@ -110,10 +115,7 @@ impl Programs {
                 for (n, priority) in between.iter().enumerate() {
                     wanted.push((format!("nf_pass_{}", n + 1), place(*priority)));
                 }
-                // Leaving FORWARD tells nothing that the next hop would not.
-                if hook != Hook::Forward {
-                    wanted.push((String::from("nf_exit"), place(brackets::LAST)));
-                }
+                wanted.push((String::from("nf_exit"), place(brackets::LAST)));
                 brackets.insert(netns.inode, family, hook, between);
             }
         }

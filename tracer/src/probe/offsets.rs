@@ -1,6 +1,6 @@
 //! Offsets of kernel fields, from the running kernel's BTF.
 
-use btf_rs::{Btf, BtfType as _, Type};
+use btf_rs::{Btf, Type};
 use tracer_common::config::Offsets;
 
 /// The offsets of this kernel; fields that it lacks stay absent.

@@ -1,5 +1,6 @@
-//! The few commands of `bpf(2)` that aya does not have: loading a netfilter program, and linking
-//! it to a hook (`BPF_LINK_CREATE` with `struct { pf, hooknum, priority, flags }`, Linux 6.4).
+//! The few commands of `bpf(2)` that aya does not have: loading a netfilter program and linking it
+//! to a hook (`BPF_LINK_CREATE` with `struct { pf, hooknum, priority, flags }`, Linux 6.4), a
+//! program's missed runs, taking a key out of a map in one step.
 
 use std::{
     ffi::CString,
@@ -8,7 +9,8 @@ use std::{
     os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
 };
 
-use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_insn};
+use aya::Pod;
+use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_insn, bpf_prog_info};
 
 /// `BPF_PROG_TYPE_NETFILTER` (Linux 6.4).
 const PROG_TYPE_NETFILTER: u32 = 32;
@@ -74,9 +76,10 @@ fn prog_load(name: &str, instructions: &[bpf_insn], log: &mut [u8]) -> io::Resul
         load.log_buf = log.as_mut_ptr() as u64;
         load.log_size = u32::try_from(log.len()).map_err(io::Error::other)?;
     }
-    // SAFETY: `attr` points at instructions, licence and log, which outlive the call; on success
-    // the kernel answers with a new descriptor.
-    unsafe { bpf(bpf_cmd::BPF_PROG_LOAD, &mut attr) }
+    // SAFETY: `attr` points at instructions, licence and log, which outlive the call.
+    let fd = unsafe { bpf(bpf_cmd::BPF_PROG_LOAD, &mut attr) }?;
+    // SAFETY: this command answers with a new descriptor, which nobody else has.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// One observer's place at a netfilter hook.
@@ -106,24 +109,60 @@ pub fn link_netfilter(program: BorrowedFd<'_>, place: NetfilterPlace) -> io::Res
     link.__bindgen_anon_3.netfilter.pf = place.pf;
     link.__bindgen_anon_3.netfilter.hooknum = place.hook;
     link.__bindgen_anon_3.netfilter.priority = place.priority;
-    // SAFETY: `attr` holds no pointers; on success the kernel answers with a new descriptor.
-    unsafe { bpf(bpf_cmd::BPF_LINK_CREATE, &mut attr) }
+    // SAFETY: `attr` holds no pointers.
+    let fd = unsafe { bpf(bpf_cmd::BPF_LINK_CREATE, &mut attr) }?;
+    // SAFETY: this command answers with a new descriptor, which nobody else has.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Calls `bpf(2)` with a command that answers with a descriptor.
+/// How many runs of a program the kernel skipped because it was already running on that CPU.
+///
+/// # Errors
+/// What the kernel says.
+pub fn recursion_misses(program: BorrowedFd<'_>) -> io::Result<u64> {
+    // SAFETY: as in `prog_load`.
+    let mut info: bpf_prog_info = unsafe { zeroed() };
+    // SAFETY: as in `prog_load`.
+    let mut attr: bpf_attr = unsafe { zeroed() };
+    attr.info.bpf_fd = program.as_raw_fd() as u32;
+    attr.info.info_len = size_of::<bpf_prog_info>() as u32;
+    attr.info.info = &raw mut info as u64;
+    // SAFETY: `attr` points at `info`, as long as it says.
+    unsafe { bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr) }?;
+    Ok(info.recursion_misses)
+}
+
+/// Removes a key of a hash map and tells its value in one step (`BPF_MAP_LOOKUP_AND_DELETE_ELEM`,
+/// for hash maps since Linux 5.14).
+///
+/// # Errors
+/// `ENOENT` when there is no such key.
+pub fn take<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K) -> io::Result<V> {
+    // SAFETY: `V` is plain old data, for which all zeros is a value.
+    let mut value: V = unsafe { zeroed() };
+    // SAFETY: as in `prog_load`.
+    let mut attr: bpf_attr = unsafe { zeroed() };
+    // SAFETY: zeros are valid for every member of the union.
+    let element = unsafe { &mut attr.__bindgen_anon_2 };
+    element.map_fd = map.as_raw_fd() as u32;
+    element.key = std::ptr::from_ref(key) as u64;
+    element.__bindgen_anon_1.value = &raw mut value as u64;
+    // SAFETY: `attr` points at a key and a value of the sizes that the map was made with.
+    unsafe { bpf(bpf_cmd::BPF_MAP_LOOKUP_AND_DELETE_ELEM, &mut attr) }?;
+    Ok(value)
+}
+
+/// Calls `bpf(2)`; what it answers, where that is no error.
 ///
 /// # Safety
-/// What `attr` points at must be valid for the command, and the command must answer with a new
-/// descriptor.
-unsafe fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<OwnedFd> {
+/// What `attr` points at must be valid for the command.
+unsafe fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<i32> {
     // SAFETY: by this function's contract.
-    let fd = unsafe {
+    let answer = unsafe {
         libc::syscall(libc::SYS_bpf, command as libc::c_int, attr, size_of::<bpf_attr>())
     };
-    if fd < 0 {
+    if answer < 0 {
         return Err(io::Error::last_os_error());
     }
-    let fd = i32::try_from(fd).map_err(io::Error::other)?;
-    // SAFETY: the kernel just made it, and nobody else has it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    i32::try_from(answer).map_err(io::Error::other)
 }
