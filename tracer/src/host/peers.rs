@@ -18,11 +18,17 @@ use crate::event::Place;
 pub struct Search<'a> {
     own: u32,
     netns: HashMap<u32, &'a Netns>,
-    /// By index, the links there are: Ethernet address and namespace.
-    links: HashMap<u32, Vec<(Option<[u8; 6]>, u32)>>,
+    /// By index, the links there are.
+    links: HashMap<u32, Vec<Known>>,
     /// How often each namespace was an answer.
     answers: HashMap<u32, u32>,
     favourite: u32,
+}
+
+/// A link of some namespace.
+struct Known {
+    mac: Option<[u8; 6]>,
+    netns: u32,
 }
 
 impl<'a> Search<'a> {
@@ -32,9 +38,12 @@ impl<'a> Search<'a> {
         netns: &'a [Netns],
         links: impl Iterator<Item = (Place, &'l Link)>,
     ) -> Self {
-        let mut by_index = HashMap::<_, Vec<_>>::new();
+        let mut by_index = HashMap::<u32, Vec<_>>::new();
         for (place, link) in links.filter(|(_, link)| !link.is_loopback()) {
-            by_index.entry(place.ifindex).or_default().push((link.mac, place.netns));
+            by_index
+                .entry(place.ifindex)
+                .or_default()
+                .push(Known { mac: link.mac, netns: place.netns });
         }
         let netns = netns.iter().map(|n| (n.inode, n)).collect();
         Self { own, netns, links: by_index, answers: HashMap::new(), favourite: own }
@@ -69,8 +78,8 @@ impl<'a> Search<'a> {
             }
         }
         let mac = asked.numbering.mac_there(nsid, peer.ifindex);
-        for (_, netns) in same_index.iter().filter(|(have, _)| mac.is_none() || *have == mac) {
-            if asked.about(self.netns.get(netns), nsid) {
+        for known in same_index.iter().filter(|known| mac.is_none() || known.mac == mac) {
+            if asked.about(self.netns.get(&known.netns), nsid) {
                 return;
             }
         }
