@@ -5,6 +5,7 @@
 //! - [`link`]: links, addresses and uplinks of one namespace;
 //! - [`snapshot`]: all of that at once, for names;
 //! - [`path`]: which of these interfaces the packets of some addresses cross;
+//! - [`watch`]: told when that changes;
 //! - [`chains`]: what sits in a namespace's netfilter hooks, by priority;
 //! - [`sysctl`]: a setting, as seen inside a namespace;
 //! - [`kernel`], [`symbols`], [`drop_reasons`]: the kernel that runs.
@@ -23,5 +24,6 @@ pub mod symbols;
 pub mod sysctl;
 #[cfg(test)]
 mod testing;
+pub mod watch;
 
 pub use error::Error;
