@@ -10,7 +10,7 @@ use std::{
     process::exit,
 };
 
-use toolchain::{Compiler, TARGET};
+use toolchain::{Compiler, TARGET, Toolchain};
 
 const SOURCES: [&str; 7] = [
     "build.rs",
@@ -33,12 +33,14 @@ fn main() {
 }
 
 fn build() -> Result<PathBuf, String> {
-    let compiler = Compiler::find().map_err(|missing| missing.to_string())?;
-    let linker = toolchain::linker().map_err(|missing| missing.to_string())?;
+    let Toolchain { compiler, linker } =
+        Toolchain::find().map_err(|missing| missing.to_string())?;
     let target_dir = target_dir()?;
     let status = compiler
-        .cargo_build()
-        .arg("--locked")
+        .command("cargo")
+        .args(["build", "--release", "--locked", "--target", TARGET])
+        // Its `core` has no precompiled form for this target.
+        .args((compiler == Compiler::Nightly).then_some("-Zbuild-std=core"))
         .arg("--manifest-path=../tracer-ebpf/Cargo.toml")
         .arg("--target-dir")
         .arg(&target_dir)

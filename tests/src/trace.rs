@@ -2,7 +2,7 @@
 
 use std::{
     env,
-    io::{BufRead, BufReader, Read},
+    io::{self, BufRead, BufReader},
     path::PathBuf,
     process::{Child, Command, ExitStatus, Stdio},
     sync::mpsc::{self, RecvTimeoutError},
@@ -26,12 +26,25 @@ pub struct Trace {
     errors: Option<JoinHandle<String>>,
 }
 
+/// What becomes of what pathtrace prints.
+pub enum Output {
+    /// Its lines become [`Ended::lines`].
+    Keep,
+    /// Each line is given away as it comes: for more than memory holds.
+    Each(Read),
+    /// It goes elsewhere.
+    To(Stdio),
+}
+
+/// Takes a line.
+pub type Read = Box<dyn FnMut(&str) + Send>;
+
 /// How a pathtrace ended.
 #[derive(Debug)]
 pub struct Ended {
     /// Its exit status.
     pub status: ExitStatus,
-    /// The lines of stdout.
+    /// The lines of stdout that were kept.
     pub lines: Vec<String>,
     /// All of stderr.
     pub stderr: String,
@@ -52,24 +65,31 @@ impl Trace {
     pub fn start(lab: &Lab, args: &[&str]) -> Result<Self> {
         let mut command = Command::new(binary()?);
         command.args(["-o", "json"]).args(args);
-        Self::spawn(lab.netns("host")?, command, |line, lines: &mut Vec<String>| lines.push(line))
+        Self::spawn(lab.netns("host")?, command, Output::Keep)
     }
 
-    /// As [`Trace::start`]; each line of stdout is given to `read` as it comes, and what `read`
-    /// pushes becomes [`Ended::lines`].
-    pub fn spawn(
-        netns: &Netns,
-        mut command: Command,
-        read: impl Fn(String, &mut Vec<String>) + Send + 'static,
-    ) -> Result<Self> {
+    /// Starts a command in a namespace, and waits until it traces.
+    pub fn spawn(netns: &Netns, mut command: Command, output: Output) -> Result<Self> {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut read: Option<Read> = None;
+        match output {
+            Output::To(stdout) => drop(command.stdout(stdout)),
+            Output::Each(each) => read = Some(each),
+            Output::Keep => {}
+        }
         let mut child = netns.enter(|| command.spawn())?.context("pathtrace did not start")?;
-        let stdout = BufReader::new(child.stdout.take().context("no stdout")?);
         let stderr = BufReader::new(child.stderr.take().context("no stderr")?);
-        let lines = thread::spawn(move || {
-            let mut lines = Vec::new();
-            stdout.lines().map_while(Result::ok).for_each(|line| read(line, &mut lines));
-            lines
+        let lines = child.stdout.take().map(|stdout| {
+            thread::spawn(move || {
+                let lines = BufReader::new(stdout).lines().map_while(Result::ok);
+                match read {
+                    None => lines.collect(),
+                    Some(mut read) => {
+                        lines.for_each(|line| read(&line));
+                        Vec::new()
+                    }
+                }
+            })
         });
         let (ready, is_ready) = mpsc::channel();
         let errors = thread::spawn(move || {
@@ -83,7 +103,7 @@ impl Trace {
             }
             all
         });
-        let mut trace = Self { child, lines: Some(lines), errors: Some(errors) };
+        let mut trace = Self { child, lines, errors: Some(errors) };
         match is_ready.recv_timeout(PATIENCE) {
             Ok(()) => Ok(trace),
             Err(RecvTimeoutError::Timeout) => {
@@ -169,9 +189,7 @@ pub fn run(lab: &Lab, args: &[&str]) -> Result<Ended> {
             None => thread::sleep(Duration::from_millis(5)),
         }
     };
-    let mut stdout = String::new();
-    let mut stderr = String::new();
-    child.stdout.take().context("no stdout")?.read_to_string(&mut stdout)?;
-    child.stderr.take().context("no stderr")?.read_to_string(&mut stderr)?;
+    let stdout = io::read_to_string(child.stdout.take().context("no stdout")?)?;
+    let stderr = io::read_to_string(child.stderr.take().context("no stderr")?)?;
     Ok(Ended { status, lines: stdout.lines().map(str::to_owned).collect(), stderr })
 }

@@ -5,7 +5,7 @@
 //! rustup's nightly compiles it from rust-src, and Debian ships it precompiled beside its rustc.
 
 use std::{
-    env, fmt,
+    env, fmt, fs,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -14,8 +14,17 @@ use std::{
 pub const TARGET: &str =
     if cfg!(target_endian = "big") { "bpfeb-unknown-none" } else { "bpfel-unknown-none" };
 
-/// A compiler that can build for [`TARGET`].
+/// A compiler and the linker for what it makes.
 #[derive(Debug)]
+pub struct Toolchain {
+    /// The compiler.
+    pub compiler: Compiler,
+    /// bpf-linker.
+    pub linker: PathBuf,
+}
+
+/// A compiler that can build for [`TARGET`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Compiler {
     /// rustup's nightly with rust-src: `core` is compiled along.
     Nightly,
@@ -27,7 +36,7 @@ pub enum Compiler {
 #[derive(Debug)]
 pub struct Missing {
     /// What.
-    pub what: &'static str,
+    pub what: String,
     /// What it is needed for.
     pub why: &'static str,
 }
@@ -39,55 +48,79 @@ impl fmt::Display for Missing {
 }
 
 /// Where the distribution's compiler is.
-const SYSTEM_RUSTC: &str = "/usr/bin/rustc";
-const SYSTEM_CARGO: &str = "/usr/bin/cargo";
+const SYSTEM: &str = "/usr/bin";
+
+impl Toolchain {
+    /// What to build with: nightly where it is whole, else the distribution's; in any case one
+    /// whose output bpf-linker can read.
+    pub fn find() -> Result<Self, Missing> {
+        let linker = linker().ok_or(Missing {
+            what: "bpf-linker".into(),
+            why: "it links the part of pathtrace that runs in the kernel",
+        })?;
+        let newest = llvm_of_linker(&linker);
+        let fits = |llvm| newest.is_none_or(|newest| llvm <= newest);
+        match Compiler::ALL.into_iter().find(|compiler| compiler.llvm().is_some_and(fits)) {
+            Some(compiler) => Ok(Self { compiler, linker }),
+            None => Err(Missing {
+                what: match newest {
+                    Some(llvm) => format!("a Rust compiler for BPF of LLVM {llvm} or older"),
+                    None => "a Rust compiler for BPF".into(),
+                },
+                why: "it compiles the part of pathtrace that runs in the kernel",
+            }),
+        }
+    }
+}
 
 impl Compiler {
-    /// The compiler to use: nightly where it has rust-src, else the distribution's.
-    pub fn find() -> Result<Self, Missing> {
-        [Compiler::Nightly, Compiler::System].into_iter().find(Self::is_complete).ok_or(Missing {
-            what: "a Rust compiler for BPF (nightly with rust-src, or rustc-web with libstd-rust-web-dev-bpf)",
-            why: "it compiles the part of pathtrace that runs in the kernel",
-        })
+    /// Both, the preferred one first.
+    pub const ALL: [Self; 2] = [Self::Nightly, Self::System];
+
+    /// Major version of its LLVM; `None` unless compiler, cargo and `core` are all there.
+    pub fn llvm(self) -> Option<u32> {
+        self.has_core().then(|| self.version()).flatten()
     }
 
-    /// Whether compiler, cargo and `core` (or its source) are all there.
-    fn is_complete(&self) -> bool {
-        let Some(sysroot) = self.rustc().arg("--print=sysroot").output().ok().and_then(|output| {
-            let path = String::from_utf8(output.stdout).ok()?;
-            output.status.success().then(|| PathBuf::from(path.trim()))
-        }) else {
+    /// Major version of its LLVM, whether or not it has a `core`.
+    pub fn version(self) -> Option<u32> {
+        let version = printed(self.command("rustc").arg("-vV"))?;
+        let llvm = version.lines().find_map(|line| line.strip_prefix("LLVM version: "))?;
+        llvm.split('.').next()?.parse().ok()
+    }
+
+    fn has_core(self) -> bool {
+        let Some(sysroot) = printed(self.command("rustc").arg("--print=sysroot")) else {
             return false;
         };
-        let rustlib = sysroot.join("lib/rustlib");
+        let rustlib = Path::new(sysroot.trim()).join("lib/rustlib");
         match self {
-            Compiler::Nightly => rustlib.join("src/rust/library/core/Cargo.toml").exists(),
-            Compiler::System => {
-                Path::new(SYSTEM_CARGO).exists() && has_core(&rustlib.join(TARGET).join("lib"))
+            Self::Nightly => rustlib.join("src/rust/library/core/Cargo.toml").exists(),
+            Self::System => {
+                let precompiled = rustlib.join(TARGET).join("lib");
+                let is_core = |name: &str| name.starts_with("libcore-");
+                Path::new(SYSTEM).join("cargo").exists()
+                    && precompiled.read_dir().is_ok_and(|files| {
+                        files.flatten().any(|file| file.file_name().to_str().is_some_and(is_core))
+                    })
             }
         }
     }
 
-    /// Its rustc.
-    pub fn rustc(&self) -> Command {
-        clean(match self {
-            Compiler::Nightly => rustup_run("rustc"),
-            Compiler::System => Command::new(SYSTEM_RUSTC),
-        })
-    }
-
-    /// Its `cargo build --release` for [`TARGET`].
-    pub fn cargo_build(&self) -> Command {
-        let mut command = clean(match self {
-            Compiler::Nightly => rustup_run("cargo"),
-            Compiler::System => Command::new(SYSTEM_CARGO),
-        });
-        command.args(["build", "--release", "--target", TARGET]);
+    /// Its `rustc` or `cargo`.
+    pub fn command(self, tool: &str) -> Command {
+        let mut command = match self {
+            Self::Nightly => Command::new("rustup"),
+            Self::System => Command::new(Path::new(SYSTEM).join(tool)),
+        };
+        clean(&mut command);
         match self {
-            Compiler::Nightly => command.arg("-Zbuild-std=core"),
+            Self::Nightly => command.args(["run", "nightly", tool]),
             // A target without a stable standard library is for nightly only; Debian's compiler
             // is told to take it all the same.
-            Compiler::System => command.env("RUSTC", SYSTEM_RUSTC).env("RUSTC_BOOTSTRAP", "1"),
+            Self::System => {
+                command.env("RUSTC", Path::new(SYSTEM).join("rustc")).env("RUSTC_BOOTSTRAP", "1")
+            }
         };
         command
     }
@@ -96,14 +129,14 @@ impl Compiler {
 impl fmt::Display for Compiler {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Compiler::Nightly => "rustup's nightly, with rust-src",
-            Compiler::System => "the system's rustc, with its precompiled core for BPF",
+            Self::Nightly => "rustup's nightly, with rust-src",
+            Self::System => "the system's rustc, with its precompiled core for BPF",
         })
     }
 }
 
 /// bpf-linker: on PATH, or where `cargo install` puts it.
-pub fn linker() -> Result<PathBuf, Missing> {
+fn linker() -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let cargo_home = env::var_os("CARGO_HOME")
         .map(PathBuf::from)
@@ -111,22 +144,32 @@ pub fn linker() -> Result<PathBuf, Missing> {
     env::split_paths(&path)
         .chain(cargo_home.map(|home| home.join("bin")))
         .map(|directory| directory.join("bpf-linker"))
-        .find(|linker| linker.is_file())
-        .ok_or(Missing {
-            what: "bpf-linker",
-            why: "it links the part of pathtrace that runs in the kernel",
-        })
+        .find(|linker| linker.is_file() && printed(Command::new(linker).arg("--version")).is_some())
 }
 
-fn rustup_run(tool: &str) -> Command {
-    let mut command = Command::new("rustup");
-    command.args(["run", "nightly", tool]);
-    command
+/// Major version of the LLVM that bpf-linker was built with, from the name of the library that it
+/// loads (`libLLVM.so.22.1`, `libLLVM-22.so`); `None` when it has its LLVM inside. It reads what
+/// this and older versions write.
+fn llvm_of_linker(linker: &Path) -> Option<u32> {
+    const LIBRARY: &[u8] = b"libLLVM";
+    let binary = fs::read(linker).ok()?;
+    binary.windows(LIBRARY.len()).enumerate().find_map(|(at, window)| {
+        let rest = (window == LIBRARY).then(|| binary.get(at + LIBRARY.len()..)).flatten()?;
+        let rest = rest.strip_prefix(b".so.").or_else(|| rest.strip_prefix(b"-"))?;
+        let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+        str::from_utf8(&rest[..digits]).ok()?.parse().ok()
+    })
 }
 
-/// Without what the cargo around this one set for itself: it would name the wrong compiler, flags
-/// and directories.
-fn clean(mut command: Command) -> Command {
+/// What a command prints; `None` when it fails.
+fn printed(command: &mut Command) -> Option<String> {
+    let output = command.output().ok()?;
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Takes from a command what the cargo around it set for itself: it would name the wrong compiler,
+/// flags and directories.
+fn clean(command: &mut Command) {
     const KEPT: [&str; 4] = ["CARGO_HOME", "CARGO_NET_", "CARGO_HTTP_", "CARGO_REGISTR"];
     for (name, _) in env::vars_os() {
         let Some(name) = name.to_str() else { continue };
@@ -136,11 +179,4 @@ fn clean(mut command: Command) -> Command {
             command.env_remove(name);
         }
     }
-    command
-}
-
-fn has_core(directory: &Path) -> bool {
-    directory.read_dir().is_ok_and(|files| {
-        files.flatten().any(|file| file.file_name().to_string_lossy().starts_with("libcore-"))
-    })
 }
