@@ -1,1 +1,24 @@
-//! TODO
+//! The lab: a small network of container, host and world, built of network namespaces by code.
+//!
+//! ```text
+//!  c1 10.0.100.252 ─┐
+//!                   ├─ lxdbr0 10.0.100.1  host  198.51.100.1 ── 198.51.100.2  world  203.0.113.8
+//!  c2 10.0.100.253 ─┘       (forwards, masquerades)
+//! ```
+//!
+//! The host is a namespace too: nothing of the machine itself is changed. [`Lab`] is torn down
+//! however its process ends, [`traffic`] sends packets inside it, and [`Trace`] runs pathtrace in
+//! its host and reads what it prints. The scenarios beside this library use all three.
+
+pub mod command;
+mod lab;
+mod netns;
+pub mod records;
+pub mod topology;
+pub mod trace;
+pub mod traffic;
+
+pub use lab::Lab;
+pub use netns::Netns;
+pub use records::{Journey, Records};
+pub use trace::Trace;

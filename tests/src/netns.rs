@@ -1,0 +1,109 @@
+//! A network namespace of a lab.
+
+use std::{
+    fs::{self, File},
+    os::{fd::AsFd, unix::fs::MetadataExt},
+    panic,
+    path::PathBuf,
+    process::Command,
+    thread,
+};
+
+use anyhow::{Context, Result};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use crate::command;
+
+/// A named network namespace.
+#[derive(Debug)]
+pub struct Netns {
+    name: String,
+    inode: u32,
+    file: File,
+}
+
+impl Netns {
+    /// Makes a namespace of this name, with its loopback up.
+    pub fn create(name: &str) -> Result<Self> {
+        command::run("ip", &["netns", "add", name])?;
+        let netns = Self::open(name)?;
+        // Addresses of IPv6 are usable at once, without duplicate detection.
+        netns.sysctl("net.ipv6.conf.default.accept_dad", "0")?;
+        netns.sysctl("net.ipv6.conf.all.accept_dad", "0")?;
+        // No router solicitations and no multicast listener reports of its own accord.
+        netns.sysctl("net.ipv6.conf.default.router_solicitations", "0")?;
+        netns.ip("link set lo up")?;
+        Ok(netns)
+    }
+
+    /// The namespace of this name.
+    pub fn open(name: &str) -> Result<Self> {
+        let path = Self::path_of(name);
+        let file = File::open(&path).with_context(|| format!("{} not opened", path.display()))?;
+        // The kernel numbers namespaces with 32 bits.
+        let inode = file.metadata()?.ino() as u32;
+        Ok(Self { name: name.into(), inode, file })
+    }
+
+    /// Its name, as `ip netns` lists it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its inode, which is its identity.
+    pub fn inode(&self) -> u32 {
+        self.inode
+    }
+
+    /// Its path under /run/netns.
+    pub fn path(&self) -> PathBuf {
+        Self::path_of(&self.name)
+    }
+
+    fn path_of(name: &str) -> PathBuf {
+        PathBuf::from("/run/netns").join(name)
+    }
+
+    /// Runs `ip` commands here, one a line.
+    pub fn ip(&self, commands: &str) -> Result<()> {
+        let batch = &mut Command::new("ip");
+        command::finish(batch.args(["-n", &self.name, "-batch", "-"]), commands)
+            .with_context(|| format!("in {}: {}", self.name, commands.trim().replace('\n', "; ")))
+            .map(drop)
+    }
+
+    /// Loads nft rules here.
+    pub fn nft(&self, rules: &str) -> Result<()> {
+        self.enter(|| command::finish(Command::new("nft").args(["-f", "-"]), rules))?
+            .with_context(|| format!("in {}", self.name))
+            .map(drop)
+    }
+
+    /// Runs a command here to its end and returns what it printed.
+    pub fn run(&self, program: &str, args: &[&str]) -> Result<String> {
+        self.enter(|| command::run(program, args))?
+    }
+
+    /// Sets a sysctl of this namespace, dotted as `sysctl` takes it.
+    pub fn sysctl(&self, key: &str, value: &str) -> Result<()> {
+        let path = PathBuf::from("/proc/sys").join(key.replace('.', "/"));
+        self.enter(|| fs::write(&path, value))?
+            .with_context(|| format!("in {}: {key} not set to {value}", self.name))
+    }
+
+    /// Runs `work` on a thread that is in this namespace: its sockets, and the commands it
+    /// starts, are too.
+    pub fn enter<R: Send>(&self, work: impl FnOnce() -> R + Send) -> Result<R> {
+        let joined = thread::scope(|scope| {
+            scope
+                .spawn(|| {
+                    let kind = Some(LinkNameSpaceType::Network);
+                    move_into_link_name_space(self.file.as_fd(), kind)
+                        .with_context(|| format!("{} not entered (are you root?)", self.name))?;
+                    Ok(work())
+                })
+                .join()
+        });
+        joined.unwrap_or_else(|panicked| panic::resume_unwind(panicked))
+    }
+}

@@ -1,0 +1,258 @@
+//! What `pathtrace -o json` printed, with questions that scenarios ask.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+/// Namespaces' inodes and what they are called in the lab.
+pub type Names = BTreeMap<u64, String>;
+
+/// The records of one trace, as far as they touch the lab.
+#[derive(Debug)]
+pub struct Records {
+    /// The `start` record.
+    pub start: Value,
+    /// Journeys with a hop in the lab, in the order printed.
+    pub journeys: Vec<Journey>,
+    /// The `summary` record.
+    pub summary: Value,
+}
+
+/// One journey.
+#[derive(Clone, Debug)]
+pub struct Journey {
+    /// The record.
+    pub record: Value,
+    hops: Vec<String>,
+}
+
+impl Records {
+    /// From the lines of a trace; `names` are the lab's namespaces.
+    pub fn read(lines: &[String], names: &Names) -> Result<Self> {
+        let (mut start, mut summary, mut journeys) = (None, None, Vec::new());
+        for line in lines {
+            let record: Value =
+                serde_json::from_str(line).with_context(|| format!("not JSON: {line}"))?;
+            match record["type"].as_str() {
+                Some("start") => start = Some(record),
+                Some("summary") => summary = Some(record),
+                Some("journey") => journeys.extend(Journey::of_lab(record, names)),
+                _ => bail!("a record of no known type: {line}"),
+            }
+        }
+        Ok(Self {
+            start: start.context("no start record")?,
+            journeys,
+            summary: summary.context("no summary record")?,
+        })
+    }
+
+    /// The journeys of which `wanted` holds.
+    pub fn select(&self, wanted: impl Fn(&Journey) -> bool) -> Vec<&Journey> {
+        self.journeys.iter().filter(|journey| wanted(journey)).collect()
+    }
+
+    /// Journeys of a protocol in a direction.
+    pub fn of(&self, proto: &str, direction: &str) -> Vec<&Journey> {
+        self.select(|journey| journey.proto() == proto && journey.direction() == direction)
+    }
+
+    /// Asserts that no event was lost, by any cause.
+    pub fn assert_nothing_lost(&self) {
+        let lost = self.summary["events"]["lost"].as_object();
+        for (cause, count) in lost.expect("a summary tells events.lost") {
+            // An event that comes after its journey's end is told, but no packet is missing it.
+            if cause != "late" {
+                assert_eq!(count.as_u64(), Some(0), "events lost: {}", self.summary["events"]);
+            }
+        }
+    }
+
+    /// Asserts that of these journeys exactly the ones `expected` were dropped, at least one,
+    /// with this hop and reason, and returns the first.
+    pub fn assert_dropped(
+        &self,
+        expected: impl Fn(&Journey) -> bool,
+        hop: &str,
+        reason: &str,
+    ) -> &Journey {
+        let dropped = self.select(|journey| journey.outcome() == "dropped");
+        let others: Vec<_> = dropped.iter().filter(|journey| !expected(journey)).collect();
+        assert!(others.is_empty(), "also dropped:\n{}", show(others));
+        let Some(first) = dropped.first() else { panic!("nothing dropped in:\n{self}") };
+        for journey in &dropped {
+            assert_eq!(journey.reason(), reason, "{journey}");
+            assert!(matches(journey.end(), hop), "died at {}, not {hop}: {journey}", journey.end());
+        }
+        first
+    }
+}
+
+impl std::fmt::Display for Records {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&show(&self.journeys))
+    }
+}
+
+fn show<'a>(journeys: impl IntoIterator<Item = impl std::borrow::Borrow<Journey> + 'a>) -> String {
+    journeys.into_iter().map(|journey| format!("{}\n", journey.borrow())).collect()
+}
+
+impl std::borrow::Borrow<Journey> for &&Journey {
+    fn borrow(&self) -> &Journey {
+        self
+    }
+}
+
+impl Journey {
+    /// The journey, when one of its hops is in the lab.
+    fn of_lab(record: Value, names: &Names) -> Option<Self> {
+        let hops = record["hops"].as_array()?;
+        let inode = |hop: &Value| hop["netns"]["inode"].as_u64().unwrap_or_default();
+        if !hops.iter().any(|hop| names.contains_key(&inode(hop))) {
+            return None;
+        }
+        let name = |hop: &Value| {
+            let netns = names.get(&inode(hop)).map_or("?", String::as_str).to_owned();
+            let dev = hop["dev"]["name"].as_str().unwrap_or("-").to_owned();
+            format!("{netns}:{dev} {}", hop["point"].as_str().unwrap_or("?"))
+        };
+        let hops = hops.iter().map(name).collect();
+        Some(Self { record, hops })
+    }
+
+    /// `netns:dev point` of each hop, `-` for no device.
+    pub fn hops(&self) -> &[String] {
+        &self.hops
+    }
+
+    /// `tcp`, `udp`, `icmp`, `icmp6`, `arp` …
+    pub fn proto(&self) -> &str {
+        self.record["flow"]["proto"].as_str().unwrap_or_default()
+    }
+
+    /// `original` or `reply`.
+    pub fn direction(&self) -> &str {
+        self.record["direction"].as_str().unwrap_or_default()
+    }
+
+    /// A field of the flow as text: `src`, `dst`, `sport`, `icmp_type` …
+    pub fn flow(&self, field: &str) -> String {
+        match &self.record["flow"][field] {
+            Value::String(text) => text.clone(),
+            other => other.to_string(),
+        }
+    }
+
+    /// Whether the flow goes to this address.
+    pub fn is_to(&self, address: &str) -> bool {
+        self.flow("dst") == address
+    }
+
+    /// `transmitted`, `delivered`, `dropped`, `consumed` or `lost`.
+    pub fn outcome(&self) -> &str {
+        self.record["outcome"]["kind"].as_str().unwrap_or_default()
+    }
+
+    /// The kernel's name of the drop reason; empty where there is none.
+    pub fn reason(&self) -> &str {
+        self.record["outcome"]["reason"].as_str().unwrap_or_default()
+    }
+
+    /// The hop that the outcome is about.
+    pub fn end(&self) -> &str {
+        let hop = self.record["outcome"]["hop"].as_u64().unwrap_or(u64::MAX);
+        usize::try_from(hop).ok().and_then(|hop| self.hops.get(hop)).map_or("?", String::as_str)
+    }
+
+    /// Asserts that these hops were passed, in this order, others between them.
+    ///
+    /// `netns:dev point` names one device, `netns point` any.
+    pub fn assert_passes(&self, steps: &[&str]) -> &Self {
+        let mut rest = self.hops.iter();
+        for step in steps {
+            assert!(
+                rest.any(|hop| matches(hop, step)),
+                "{step} is missing, or not there, in {self}"
+            );
+        }
+        self
+    }
+
+    /// Asserts that no hop is like this.
+    pub fn assert_avoids(&self, step: &str) -> &Self {
+        assert!(!self.hops.iter().any(|hop| matches(hop, step)), "{step} is in {self}");
+        self
+    }
+
+    /// Asserts how and where it ended.
+    pub fn assert_ends(&self, kind: &str, hop: &str) -> &Self {
+        assert_eq!(self.outcome(), kind, "{self}");
+        assert!(matches(self.end(), hop), "ended at {}, not {hop}: {self}", self.end());
+        assert_eq!(self.record["complete"], true, "{self}");
+        self
+    }
+}
+
+impl std::fmt::Display for Journey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        writeln!(
+            f,
+            "{} {} {} -> {} {} {} at {}",
+            self.direction(),
+            self.proto(),
+            self.flow("src"),
+            self.flow("dst"),
+            self.outcome(),
+            self.reason(),
+            self.end()
+        )?;
+        self.hops.iter().try_for_each(|hop| writeln!(f, "    {hop}"))
+    }
+}
+
+/// Whether `netns:dev point` is what `step` says; a step may leave out the device.
+fn matches(hop: &str, step: &str) -> bool {
+    let Some((place, point)) = hop.split_once(' ') else { return false };
+    let Some((wanted_place, wanted_point)) = step.split_once(' ') else { return false };
+    let netns = place.split(':').next();
+    point == wanted_point && (place == wanted_place || netns == Some(wanted_place))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn journey() -> Journey {
+        let hop = |inode, dev, point| json!({"netns": {"inode": inode}, "dev": {"name": dev}, "point": point});
+        let record = json!({
+            "type": "journey", "direction": "original", "flow": {"proto": "icmp", "dst": "1.2.3.4"},
+            "hops": [hop(7, "eth0", "dev_xmit"), hop(8, "br0", "dev_receive"), hop(8, "br0", "route")],
+            "outcome": {"kind": "dropped", "hop": 2, "reason": "IP_INNOROUTES"}, "complete": true,
+        });
+        let names = Names::from([(7, "c1".into()), (8, "host".into())]);
+        Journey::of_lab(record, &names).unwrap()
+    }
+
+    #[test]
+    fn names_hops_and_finds_steps_in_order() {
+        let journey = journey();
+        assert_eq!(journey.hops()[0], "c1:eth0 dev_xmit");
+        journey.assert_passes(&["c1 dev_xmit", "host:br0 route"]).assert_avoids("host:br1 route");
+        journey.assert_ends("dropped", "host route");
+    }
+
+    #[test]
+    #[should_panic(expected = "is missing, or not there")]
+    fn steps_in_another_order_are_missed() {
+        journey().assert_passes(&["host:br0 route", "c1 dev_xmit"]);
+    }
+
+    #[test]
+    fn what_happens_outside_of_the_lab_is_left_out() {
+        assert!(Journey::of_lab(journey().record, &Names::new()).is_none());
+    }
+}

@@ -1,0 +1,102 @@
+//! The standard topology: containers on a bridge, a host that forwards and masquerades, a world
+//! beyond it.
+
+use anyhow::Result;
+
+use crate::{Lab, Netns};
+
+/// Address of the first container.
+pub const C1: &str = "10.0.100.252";
+/// Its IPv6 address.
+pub const C1_V6: &str = "fd00:100::252";
+/// Address of the second container.
+pub const C2: &str = "10.0.100.253";
+/// Its IPv6 address.
+pub const C2_V6: &str = "fd00:100::253";
+/// Address of the host on its bridge.
+pub const HOST: &str = "10.0.100.1";
+/// Its IPv6 address there.
+pub const HOST_V6: &str = "fd00:100::1";
+/// Address of the host on its uplink, which it masquerades containers with.
+pub const UPLINK: &str = "198.51.100.1";
+/// Address of the world's end of the uplink.
+pub const WORLD_LINK: &str = "198.51.100.2";
+/// An address of the world that is reached by a route only.
+pub const WORLD: &str = "203.0.113.8";
+/// Its IPv6 address.
+pub const WORLD_V6: &str = "2001:db8:9::8";
+
+const HOST_RULES: &str = "
+table inet lab {
+    chain pstrt.lxdbr0 {
+        type nat hook postrouting priority srcnat; policy accept;
+        ip saddr 10.0.100.0/24 ip daddr != 10.0.100.0/24 masquerade;
+        ip6 saddr fd00:100::/64 ip6 daddr != fd00:100::/64 masquerade;
+    }
+    chain fwd.lxdbr0 {
+        type filter hook forward priority filter; policy accept;
+    }
+    chain in.lxdbr0 {
+        type filter hook input priority filter; policy accept;
+    }
+}
+";
+
+/// Raises the standard topology: namespaces `host`, `world`, `c1` and `c2`.
+///
+/// The host has bridge `lxdbr0` with a port `veth-NAME` for each container's `eth0`, and uplink
+/// `eth-up` to the world's `eth0`.
+pub fn standard(lab: &mut Lab) -> Result<()> {
+    lab.add("host")?;
+    lab.add("world")?;
+    let (host, world) = (lab.netns("host")?, lab.netns("world")?);
+    host.ip(&format!(
+        "link add lxdbr0 type bridge mcast_snooping 0
+         addr add {HOST}/24 dev lxdbr0
+         addr add {HOST_V6}/64 dev lxdbr0 nodad
+         link set lxdbr0 up
+         link add eth-up type veth peer name eth0 netns {world}
+         addr add {UPLINK}/24 dev eth-up
+         addr add 2001:db8:1::1/64 dev eth-up nodad
+         link set eth-up up",
+        world = world.name()
+    ))?;
+    world.ip(&format!(
+        "addr add {WORLD_LINK}/24 dev eth0
+         addr add 2001:db8:1::2/64 dev eth0 nodad
+         addr add {WORLD}/32 dev lo
+         addr add {WORLD_V6}/128 dev lo
+         link set eth0 up"
+    ))?;
+    host.ip(&format!(
+        "route add default via {WORLD_LINK}
+         route add ::/0 via 2001:db8:1::2"
+    ))?;
+    host.sysctl("net.ipv4.ip_forward", "1")?;
+    host.sysctl("net.ipv6.conf.all.forwarding", "1")?;
+    host.nft(HOST_RULES)?;
+    container(lab, "c1", C1, C1_V6)?;
+    container(lab, "c2", C2, C2_V6)
+}
+
+/// Starts a container on the host's bridge.
+pub fn container(lab: &mut Lab, short: &str, v4: &str, v6: &str) -> Result<()> {
+    lab.add(short)?;
+    let (host, container) = (lab.netns("host")?, lab.netns(short)?);
+    host.ip(&format!(
+        "link add veth-{short} type veth peer name eth0 netns {name}
+         link set veth-{short} master lxdbr0 up",
+        name = container.name()
+    ))?;
+    configure(container, v4, v6)
+}
+
+fn configure(container: &Netns, v4: &str, v6: &str) -> Result<()> {
+    container.ip(&format!(
+        "addr add {v4}/24 dev eth0
+         addr add {v6}/64 dev eth0 nodad
+         link set eth0 up
+         route add default via {HOST}
+         route add ::/0 via {HOST_V6}"
+    ))
+}

@@ -1,0 +1,195 @@
+//! pathtrace, run in a lab.
+
+use std::{
+    env,
+    io::{self, BufRead, BufReader},
+    path::PathBuf,
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::mpsc::{self, RecvTimeoutError},
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::{Lab, Netns, Records, records::Names};
+
+/// How long it may take to attach, and to end.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A running pathtrace, killed when this is dropped.
+#[derive(Debug)]
+pub struct Trace {
+    child: Child,
+    lines: Option<JoinHandle<Vec<String>>>,
+    errors: Option<JoinHandle<String>>,
+}
+
+/// What becomes of what pathtrace prints.
+pub enum Output {
+    /// Its lines become [`Ended::lines`].
+    Keep,
+    /// Each line is given away as it comes: for more than memory holds.
+    Each(Read),
+    /// It goes elsewhere.
+    To(Stdio),
+}
+
+/// Takes a line.
+pub type Read = Box<dyn FnMut(&str) + Send>;
+
+/// How a pathtrace ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// Its exit status.
+    pub status: ExitStatus,
+    /// The lines of stdout that were kept.
+    pub lines: Vec<String>,
+    /// All of stderr.
+    pub stderr: String,
+}
+
+/// The binary: `$PATHTRACE`, or what `cargo xtask build` makes.
+pub fn binary() -> Result<PathBuf> {
+    let path = env::var_os("PATHTRACE").map_or_else(
+        || PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../target/release/pathtrace")),
+        PathBuf::from,
+    );
+    ensure!(path.exists(), "{} is not there to be tested; run: cargo xtask build", path.display());
+    Ok(path)
+}
+
+impl Trace {
+    /// Starts `pathtrace -o json ARGS` in the lab's host, and waits until it traces.
+    pub fn start(lab: &Lab, args: &[&str]) -> Result<Self> {
+        let mut command = Command::new(binary()?);
+        command.args(["-o", "json"]).args(args);
+        Self::spawn(lab.netns("host")?, command, Output::Keep)
+    }
+
+    /// Starts a command in a namespace, and waits until it traces.
+    pub fn spawn(netns: &Netns, mut command: Command, output: Output) -> Result<Self> {
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut read: Option<Read> = None;
+        match output {
+            Output::To(stdout) => drop(command.stdout(stdout)),
+            Output::Each(each) => read = Some(each),
+            Output::Keep => {}
+        }
+        let mut child = netns.enter(|| command.spawn())?.context("pathtrace did not start")?;
+        let stderr = BufReader::new(child.stderr.take().context("no stderr")?);
+        let lines = child.stdout.take().map(|stdout| {
+            thread::spawn(move || {
+                let lines = BufReader::new(stdout).lines().map_while(Result::ok);
+                match read {
+                    None => lines.collect(),
+                    Some(mut read) => {
+                        lines.for_each(|line| read(&line));
+                        Vec::new()
+                    }
+                }
+            })
+        });
+        let (ready, is_ready) = mpsc::channel();
+        let errors = thread::spawn(move || {
+            let mut all = String::new();
+            for line in stderr.lines().map_while(Result::ok) {
+                if line.starts_with("tracing") {
+                    let _ = ready.send(());
+                }
+                all.push_str(&line);
+                all.push('\n');
+            }
+            all
+        });
+        let mut trace = Self { child, lines, errors: Some(errors) };
+        match is_ready.recv_timeout(PATIENCE) {
+            Ok(()) => Ok(trace),
+            Err(RecvTimeoutError::Timeout) => {
+                let _ = trace.child.kill();
+                let ended = trace.wait()?;
+                bail!("pathtrace did not say `tracing` in {PATIENCE:?}: {}", ended.stderr)
+            }
+            Err(RecvTimeoutError::Disconnected) => {
+                let ended = trace.wait()?;
+                bail!("pathtrace ended with {}: {}", ended.status, ended.stderr)
+            }
+        }
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
+        kill_process(pid.context("no process id")?, signal).context("pathtrace not signalled")
+    }
+
+    /// Waits for its end; kills it when it takes too long, which is an error.
+    pub fn wait(mut self) -> Result<Ended> {
+        let start = Instant::now();
+        let status = loop {
+            match self.child.try_wait()? {
+                Some(status) => break status,
+                None if start.elapsed() > PATIENCE => {
+                    bail!("pathtrace did not end in {PATIENCE:?}")
+                }
+                None => thread::sleep(Duration::from_millis(5)),
+            }
+        };
+        let lines = self.lines.take().and_then(|lines| lines.join().ok()).unwrap_or_default();
+        let stderr = self.errors.take().and_then(|errors| errors.join().ok()).unwrap_or_default();
+        Ok(Ended { status, lines, stderr })
+    }
+
+    /// Ends it as Ctrl-C does, once what it was about to see is seen, and reads its records.
+    pub fn stop(self, lab: &Lab) -> Result<Records> {
+        // Packets' ends may come a moment after the traffic's last answer.
+        thread::sleep(Duration::from_millis(300));
+        self.signal(Signal::INT)?;
+        self.wait()?.records(lab)
+    }
+}
+
+impl Drop for Trace {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Ended {
+    /// Its records; an error when it did not end well.
+    pub fn records(&self, lab: &Lab) -> Result<Records> {
+        ensure!(self.status.success(), "pathtrace ended with {}: {}", self.status, self.stderr);
+        let names: Names =
+            lab.spaces().map(|(short, netns)| (netns.inode().into(), short.into())).collect();
+        Records::read(&self.lines, &names)
+    }
+}
+
+/// Runs pathtrace in the lab's host to its end, for command lines that it refuses.
+pub fn run(lab: &Lab, args: &[&str]) -> Result<Ended> {
+    let mut command = Command::new(binary()?);
+    command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = lab.netns("host")?.enter(|| command.spawn())??;
+    let start = Instant::now();
+    let status = loop {
+        match child.try_wait()? {
+            Some(status) => break status,
+            None if start.elapsed() > PATIENCE => {
+                child.kill()?;
+                child.wait()?;
+                bail!("pathtrace {} did not end in {PATIENCE:?}", args.join(" "))
+            }
+            None => thread::sleep(Duration::from_millis(5)),
+        }
+    };
+    let stdout = io::read_to_string(child.stdout.take().context("no stdout")?)?;
+    let stderr = io::read_to_string(child.stderr.take().context("no stderr")?)?;
+    Ok(Ended { status, lines: stdout.lines().map(str::to_owned).collect(), stderr })
+}
