@@ -6,7 +6,7 @@
 use std::{fs, io, sync::OnceLock};
 
 /// A function longer than this does not exist: the address is in memory that no symbol covers.
-const LONGEST: u64 = 1 << 20;
+const LONGEST: u64 = 1 << 16;
 
 /// Why no address can be named.
 #[derive(Debug, thiserror::Error)]
