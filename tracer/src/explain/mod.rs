@@ -13,7 +13,7 @@ mod words;
 
 pub use benign::HarmlessEnds;
 pub use facts::{
-    BaseChain, Bracket, DeviceName, Evidence, KernelNames, Names, NetnsName, Symbol, location_name,
+    BaseChain, Bracket, DeviceName, Evidence, KernelNames, Names, NetnsName, location_name,
     reason_name,
 };
 
@@ -114,7 +114,7 @@ fn dropped(
         clone: journey.parent.is_some(),
     };
     let symbol = evidence.symbol(location);
-    let function = symbol.as_ref().map(|symbol| symbol.function());
+    let function = symbol.as_ref().map(|symbol| symbol.in_source());
     let Some(cause) = causes::find(explanation.reason.as_deref(), function, &case) else {
         let reason = explanation.reason.as_deref().unwrap_or("no reason");
         let at = explanation.location.as_deref().unwrap_or("an unknown place");
