@@ -90,16 +90,22 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_number_is_told_as_a_number() {
+    fn an_unknown_number_has_no_name() {
         assert_eq!(DropReasons::default().name(70_000), None);
     }
 
-    /// The names in the order of the numbers begin the same in every kernel that has reasons.
     #[test]
     fn the_running_kernel_tells_its_reasons() {
-        let reasons = DropReasons::load().expect("a kernel with BTF and drop reasons");
-        assert_eq!(reasons.name(2), Some("NOT_SPECIFIED"));
-        assert!(reasons.names.values().any(|name| name == "NETFILTER_DROP"));
+        let has_reasons = Btf::from_file(Path::new(BTF).join("vmlinux"))
+            .is_ok_and(|btf| btf.resolve_ids_by_name(CORE).is_ok_and(|ids| !ids.is_empty()));
+        let Some(reasons) = DropReasons::load() else {
+            assert!(!has_reasons, "the enum is there and is not read");
+            return;
+        };
+        let number = |wanted| reasons.names.iter().find(|(_, name)| *name == wanted).unwrap().0;
+        for name in ["NETFILTER_DROP", "NOT_SPECIFIED", "NO_SOCKET"] {
+            assert_eq!(reasons.name(*number(name)), Some(name));
+        }
         assert!(reasons.names.values().all(|name| !name.contains("REASON_")));
     }
 }
