@@ -38,7 +38,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            in_flight: 65_536,
+            in_flight: 32_768,
             flows: 65_536,
             ended: 65_536,
             settle_after: 200_000_000,
@@ -152,7 +152,9 @@ impl<B: Benign> Assembler<B> {
             self.counts.duplicate += 1;
             return;
         }
-        if !headers.later_fragment && Key::of(&headers) != making.key {
+        let told = !headers.later_fragment
+            && (headers.family, headers.proto) == (making.headers.family, making.headers.proto);
+        if told && Key::of(&headers) != making.key {
             making.key = Key::of(&headers);
             making.member = self.flows.learn(making.member, &making.headers, &headers);
         }
@@ -305,7 +307,7 @@ struct Seen {
 impl Making {
     fn new(event: &Event, member: Membership, scheduled: u64) -> Self {
         Self {
-            events: Vec::with_capacity(16),
+            events: Vec::with_capacity(8),
             parent: None,
             member,
             headers: event.headers,

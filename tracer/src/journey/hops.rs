@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use tracer_common::point::Point;
 
 use super::{Benign, BenignEnd, Hop, HopDetail, NatKind, Rewritten, flow::ends};
-use crate::event::{Event, Headers, Hook, InHook, PacketId, Place, What};
+use crate::event::{Event, Family, Headers, Hook, InHook, PacketId, Place, What};
 
 /// The hops of a packet and what its end rests on.
 #[derive(Debug)]
@@ -104,7 +104,10 @@ impl Walk {
 
         let Event { headers, what, bytes, .. } = event;
         let rewrites = self.rewrites(&headers);
-        self.headers = Some(headers);
+        // A sighting that cannot tell addresses or ports must not hide a rewrite.
+        if self.headers.is_none() || (headers.family != Family::Other && !headers.later_fragment) {
+            self.headers = Some(headers);
+        }
         // A rewrite that the exit of a hook reports follows that hook's hop; one that shows only
         // later (the exit was lost) comes before the hop that shows it.
         if let What::HookExit { hook, spent } = what {
@@ -149,7 +152,11 @@ impl Walk {
                 HopDetail::Socket { pid, comm }
             }
             What::Drop { reason, location, hook } => {
-                return self.drop(reason, location, hook, &headers, seen, benign);
+                self.drop(reason, location, hook, &headers, seen, benign);
+                if let Some(hop) = self.path.hops.last_mut() {
+                    hop.bytes = bytes;
+                }
+                return;
             }
             What::Consume => {
                 self.path.end = End::Consume;

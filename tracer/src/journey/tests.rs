@@ -477,6 +477,35 @@ fn a_fragment_without_ports_is_not_nat() {
     assert_eq!(points(&journey), ["dev_receive", "dev_xmit"]);
 }
 
+#[test]
+fn a_sighting_without_addresses_hides_no_nat() {
+    let before = udp("10.0.0.2", 4000, "10.0.0.3", 53);
+    let after = udp("10.0.0.9", 4000, "10.0.0.3", 53);
+    let journey = one(packet(1, before)
+        .see(enter(Hook::Postrouting))
+        .becomes(Headers { family: Family::Other, ..udp("0.0.0.0", 0, "0.0.0.0", 0) })
+        .see(What::TcEgress)
+        .becomes(after)
+        .see(What::DevXmit));
+    assert_eq!(points(&journey), ["nf_postrouting", "tc_egress", "nat", "dev_xmit"]);
+}
+
+#[test]
+fn a_recording_gives_the_same_journeys() {
+    let events = ping()
+        .see(What::DevReceive)
+        .see(enter(Hook::Forward))
+        .see(route(3, -101, 7))
+        .see(socket())
+        .see(drop(12, Some(hook(Hook::Forward, 2))))
+        .events();
+    let mut lines = Vec::new();
+    for event in &events {
+        crate::event::recording::write(&mut lines, event).unwrap();
+    }
+    assert_eq!(crate::event::recording::read(&lines[..]).unwrap(), events);
+}
+
 /// A packet of its own flow, at the skb address that all of them use.
 fn any_packet(id: u64) -> impl Strategy<Value = Vec<Event>> {
     let middle = prop::collection::vec(0_u8..8, 0..12);
