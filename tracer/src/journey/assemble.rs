@@ -124,6 +124,12 @@ impl<B: Benign> Assembler<B> {
         self.making.len()
     }
 
+    /// No deadline outlives its journey.
+    #[cfg(test)]
+    pub(super) fn nothing_kept(&self) -> bool {
+        self.deadlines.is_empty() && self.making.is_empty()
+    }
+
     /// Takes one event; journeys that it completes are appended to `done`.
     pub fn push(&mut self, event: Event, done: &mut Vec<Journey>) {
         self.counts.received += 1;

@@ -491,7 +491,7 @@ fn a_sighting_without_addresses_hides_no_nat() {
 }
 
 #[test]
-fn a_recording_gives_the_same_journeys() {
+fn a_recording_gives_back_its_events() {
     let events = ping()
         .see(What::DevReceive)
         .see(enter(Hook::Forward))
@@ -608,5 +608,52 @@ proptest! {
         for ids in [&mut ids, &mut expected] { ids.sort(); }
         expected.dedup();
         prop_assert_eq!(ids, expected);
+    }
+
+    #[test]
+    fn nonsense_is_survived_and_forgotten(
+        steps in prop::collection::vec((any_packet(1), any::<u16>(), 1_u64..90, any::<bool>(), 0_u64..4_000), 0..60),
+    ) {
+        let mut assembler = Assembler::new(LIMITS, ());
+        let (mut done, mut now) = (Vec::new(), 0);
+        for (events, seq, id, begin, pause) in steps {
+            for (n, event) in events.into_iter().enumerate() {
+                let seq = seq.wrapping_mul(n as u16 + 1);
+                assembler.push(Event { id: PacketId(id), seq, begin, ..event }, &mut done);
+                prop_assert!(assembler.in_flight() <= LIMITS.in_flight);
+            }
+            now += pause * MS;
+            assembler.advance(now, &mut done);
+        }
+        assembler.finish(&mut done);
+        prop_assert_eq!(assembler.in_flight(), 0);
+        prop_assert!(assembler.nothing_kept());
+        for journey in &done {
+            prop_assert!(journey.outcome.hop() < journey.hops.len());
+        }
+    }
+
+    #[test]
+    fn whatever_the_clock_says_each_event_counts_once(
+        events in any_trace(),
+        clock in prop::collection::vec(0_u64..300, 0..40),
+    ) {
+        let mut assembler = Assembler::new(LIMITS, ());
+        let mut done = Vec::new();
+        let mut now = 0;
+        let total = events.len() as u64;
+        for (n, event) in events.into_iter().enumerate() {
+            now += clock.get(n).copied().unwrap_or(0) * MS;
+            assembler.push(event, &mut done);
+            assembler.advance(now, &mut done);
+        }
+        assembler.finish(&mut done);
+        let mut ids: Vec<_> = done.iter().map(|journey| journey.id).collect();
+        ids.sort();
+        ids.dedup();
+        prop_assert_eq!(ids.len(), done.len());
+        let counts = assembler.counts();
+        prop_assert_eq!(counts.received, total);
+        prop_assert_eq!(counts.duplicate, 0);
     }
 }
