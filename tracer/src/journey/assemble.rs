@@ -84,6 +84,8 @@ pub struct Assembler<B = ()> {
     ended: LruCache<PacketId, bool>,
     flows: FlowTable,
     finished: u64,
+    /// How far time has come, by events and by what was told.
+    now: u64,
     counts: Counts,
 }
 
@@ -110,6 +112,7 @@ impl<B: Benign> Assembler<B> {
             ended: LruCache::new(ended),
             flows: FlowTable::new(limits.flows),
             finished: 0,
+            now: 0,
             counts: Counts::default(),
         }
     }
@@ -133,6 +136,7 @@ impl<B: Benign> Assembler<B> {
     /// Takes one event; journeys that it completes are appended to `done`.
     pub fn push(&mut self, event: Event, done: &mut Vec<Journey>) {
         self.counts.received += 1;
+        self.now = self.now.max(event.time);
         let id = event.id;
         if let Some(&reader_expected) = self.ended.peek(&id) {
             if reader_expected && matches!(event.what, What::Socket { .. } | What::Consume) {
@@ -181,6 +185,7 @@ impl<B: Benign> Assembler<B> {
     /// Time has come to `now` (CLOCK_MONOTONIC, ns): ends what has been silent for too long.
     /// Events older than `now` that are still on their way will be late.
     pub fn advance(&mut self, now: u64, done: &mut Vec<Journey>) {
+        self.now = self.now.max(now);
         while let Some(id) = self.next_deadline(now) {
             self.end(id, Cause::Over, done);
         }
@@ -223,6 +228,7 @@ impl<B: Benign> Assembler<B> {
         if cause == Cause::Evicted {
             self.counts.evicted += 1;
         }
+        let quiet = self.now.saturating_sub(making.last_seen) >= self.limits.settle_after;
         let (whole, events) = (making.whole(), making.events.len());
         // The first event by the packet's order, not by arrival.
         let Some(first) = making.events.first() else { return };
@@ -232,7 +238,7 @@ impl<B: Benign> Assembler<B> {
         let member = self.flows.settle(making.member, &making.headers);
 
         let path = Path::new(parent, making.events.into_iter().map(|s| s.event), &self.benign);
-        let outcome = outcome(&path, cause);
+        let outcome = outcome(&path, cause, quiet);
         let reader_expected = path.end == End::None
             && matches!(outcome, Outcome::Delivered { .. } | Outcome::Transmitted { .. });
         self.ended.push(id, reader_expected);
@@ -260,7 +266,8 @@ impl<B: Benign> Assembler<B> {
     }
 }
 
-fn outcome(path: &Path, cause: Cause) -> Outcome {
+/// How a journey ended; `quiet`: nothing of it was on its way any more when it was ended.
+fn outcome(path: &Path, cause: Cause, quiet: bool) -> Outcome {
     let last = path.last_before_end();
     let delivered = path.taken.map(|hop| Outcome::Delivered { hop });
     let sent = path.sent.map(|hop| Outcome::Transmitted { hop });
@@ -279,9 +286,9 @@ fn outcome(path: &Path, cause: Cause) -> Outcome {
             Cause::TraceEnded => {
                 delivered.or(sent).unwrap_or(Outcome::Lost { hop: last, why: LostWhy::TraceEnded })
             }
-            Cause::Evicted => {
-                delivered.unwrap_or(Outcome::Lost { hop: last, why: LostWhy::Evicted })
-            }
+            Cause::Evicted => delivered
+                .or(sent.filter(|_| quiet))
+                .unwrap_or(Outcome::Lost { hop: last, why: LostWhy::Evicted }),
         },
     }
 }

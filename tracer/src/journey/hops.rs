@@ -119,10 +119,11 @@ impl Walk {
             self.path.sent = None;
             return;
         }
-        self.rewrite(rewrites, seen);
+        // It may have been rewritten and then dropped in the same hook.
         if !matches!(what, What::Drop { hook: Some(_), .. }) {
             self.accept_open();
         }
+        self.rewrite(rewrites, seen);
 
         let point = what.point();
         let index = self.path.hops.len();
@@ -277,10 +278,6 @@ impl Walk {
     }
 
     fn rewrite(&mut self, rewrites: [Option<Rewrite>; 2], seen: Seen) {
-        if rewrites.iter().all(Option::is_none) {
-            return;
-        }
-        self.accept_open();
         for Rewrite { kind, from, to } in rewrites.into_iter().flatten() {
             let (address, port) = match kind {
                 NatKind::Snat => (&mut self.path.nat.src, &mut self.path.nat.sport),

@@ -168,6 +168,32 @@ fn nat_is_seen_later_when_the_exit_is_lost() {
 }
 
 #[test]
+fn rewritten_and_dropped_in_one_hook_is_one_hook() {
+    let journey = one(packet(1, udp("192.0.2.1", 4000, "198.51.100.10", 8080))
+        .see(enter(Hook::Prerouting))
+        .becomes(udp("192.0.2.1", 4000, "10.0.0.2", 80))
+        .see(drop(12, Some(hook(Hook::Prerouting, 5)))));
+    assert_eq!(points(&journey), ["nf_prerouting", "nat", "drop"]);
+    assert_eq!(accepted(&journey, 0), Some(false));
+    assert!(matches!(journey.outcome, Outcome::Dropped { hop: 0, .. }));
+}
+
+#[test]
+fn no_room_is_no_reason_to_call_a_sent_packet_lost() {
+    let limits = Limits { in_flight: 1, ..LIMITS };
+    let mut assembler = Assembler::new(limits, ());
+    let mut done = Vec::new();
+    for (id, start) in [(1, 0), (2, 50 * MS), (3, 500 * MS)] {
+        let sent = packet(id, udp("10.0.0.1", id as u16, "10.0.0.2", 2)).starting(start);
+        for event in sent.see(What::DevXmit).events() {
+            assembler.push(event, &mut done);
+        }
+    }
+    assert!(matches!(done[0].outcome, Outcome::Lost { why: LostWhy::Evicted, .. }));
+    assert!(matches!(done[1].outcome, Outcome::Transmitted { .. }));
+}
+
+#[test]
 fn both_sides_rewritten_are_two_hops() {
     let journey = one(packet(1, udp("10.0.0.2", 1, "10.0.0.3", 2))
         .see(enter(Hook::Output))
