@@ -123,7 +123,8 @@ pub struct Bracket {
 pub trait Evidence: KernelNames + Names {
     /// What stands between the last observer that a packet passed and the next one.
     fn bracket(&self, netns: u32, hook: InHook) -> Option<Bracket>;
-    /// A kernel setting of a namespace, by its dotted name (`net.ipv4.ip_forward`).
+    /// A kernel setting of a namespace, by its dotted name as `sysctl` takes it
+    /// (`net.ipv4.ip_forward`; a dot within the name of an interface is written `/`).
     fn sysctl(&self, netns: u32, name: &str) -> Option<String>;
 }
 
