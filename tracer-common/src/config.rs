@@ -127,10 +127,23 @@ pub struct Settings {
     pub follow_replies: u32,
 }
 
+/// What changes while a trace runs: the one value of the map `STATE`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct State {
+    /// Not 0: packets may begin to be followed. Set once everything is attached, so that no journey
+    /// misses its start; cleared at the end, so that those under way can finish.
+    pub armed: u32,
+    /// Not 0: a reverse tuple was learned. Until then no packet is looked up among them.
+    pub learned: u32,
+}
+
 #[cfg(feature = "user")]
 mod pod {
     // SAFETY: `repr(C)`, integers only, without padding: every byte is initialised.
     unsafe impl aya::Pod for super::Offsets {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::Settings {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::State {}
 }

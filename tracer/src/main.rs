@@ -1,1 +1,2 @@
+//! The `pathtrace` command.
 fn main() {}

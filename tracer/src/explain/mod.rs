@@ -1,1 +1,186 @@
-//! TODO
+//! A journey that did not arrive + evidence of the machine → why, and what to do about it.
+//!
+//! [`facts`] says what evidence is, [`causes`] is the table of what the kernel's reasons mean,
+//! [`netfilter`] finds the base chain, and [`HarmlessEnds`] knows the drops that are none.
+
+mod benign;
+mod causes;
+mod facts;
+mod netfilter;
+#[cfg(test)]
+mod tests;
+mod words;
+
+pub use benign::HarmlessEnds;
+pub use facts::{
+    BaseChain, Bracket, DeviceName, Evidence, KernelNames, Names, NetnsName, Symbol, location_name,
+    reason_name,
+};
+
+use serde_json::{Map, Value};
+
+use crate::{
+    event::Place,
+    journey::{Direction, HopDetail, Journey, LostWhy, Outcome},
+};
+use causes::Case;
+use words::{Words, place_name, quoted, run_in};
+
+/// Why a journey did not arrive.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Explanation {
+    /// The kernel's name of the drop reason.
+    pub reason: Option<String>,
+    /// Where in the kernel it was dropped, `function+0xoffset`.
+    pub location: Option<String>,
+    /// The base chain that decided.
+    pub rule: Option<Decision>,
+    /// The priorities between which it died in a netfilter hook.
+    pub between: Option<(Option<i32>, Option<i32>)>,
+    /// One sentence.
+    pub why: String,
+    /// Commands to check, settings to change.
+    pub advice: Vec<String>,
+    /// What the sentence rests on.
+    pub evidence: Map<String, Value>,
+}
+
+/// A base chain that decided, and what of it is known to have done so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// The chain.
+    pub chain: BaseChain,
+    /// Handle of the rule, where it is known.
+    pub handle: Option<u64>,
+    /// Whether the chain's policy decided; `None` where it is not known.
+    pub policy: Option<bool>,
+    /// Text of the rule, where it is known.
+    pub text: Option<String>,
+}
+
+/// Explains a journey that was dropped or lost; `None` for one that arrived.
+pub fn explain(journey: &Journey, evidence: &(impl Evidence + ?Sized)) -> Option<Explanation> {
+    match journey.outcome {
+        Outcome::Dropped { hop, reason, location, in_hook } => {
+            let reason = reason.map(|number| reason_name(evidence, number));
+            let mut explanation = Explanation {
+                location: Some(location_name(evidence, location)),
+                reason,
+                ..Explanation::default()
+            };
+            let place = journey.hops.get(hop).map_or(NOWHERE, |hop| hop.place);
+            let words = words(journey, place, evidence);
+            match in_hook {
+                Some(hook) => {
+                    netfilter::explain(&mut explanation, place.netns, hook, &words, evidence);
+                }
+                None => dropped(&mut explanation, journey, location, place, &words, evidence),
+            }
+            Some(explanation)
+        }
+        Outcome::Lost { hop, why } => {
+            let point = journey.hops.get(hop).map_or("its start", |hop| hop.point.name());
+            let why = match why {
+                LostWhy::Silent => format!("nothing more was heard of it after {point}"),
+                LostWhy::TraceEnded => {
+                    format!("the trace ended while it was on its way, after {point}")
+                }
+                LostWhy::Evicted => {
+                    format!("too many packets were on their way at once: given up after {point}")
+                }
+            };
+            let why = if journey.complete { why } else { format!("{why}; events of it were lost") };
+            Some(Explanation { why, ..Explanation::default() })
+        }
+        Outcome::Transmitted { .. } | Outcome::Delivered { .. } | Outcome::Consumed { .. } => None,
+    }
+}
+
+const NOWHERE: Place = Place { netns: 0, ifindex: 0 };
+
+fn dropped(
+    explanation: &mut Explanation,
+    journey: &Journey,
+    location: u64,
+    place: Place,
+    words: &Words,
+    evidence: &(impl Evidence + ?Sized),
+) {
+    let case = Case {
+        family: journey.headers.family,
+        proto: journey.headers.proto,
+        route: Case::route_of(journey.hops.iter().map(|hop| &hop.detail)),
+        netfilter: false,
+        clone: journey.parent.is_some(),
+    };
+    let symbol = evidence.symbol(location);
+    let function = symbol.as_ref().map(|symbol| symbol.function());
+    let Some(cause) = causes::find(explanation.reason.as_deref(), function, &case) else {
+        let reason = explanation.reason.as_deref().unwrap_or("no reason");
+        let at = explanation.location.as_deref().unwrap_or("an unknown place");
+        explanation.why = words.sentence(&format!("the kernel dropped it in {at} ({reason})"));
+        return;
+    };
+    explanation.why = words.sentence(cause.why);
+    explanation.advice = cause.advice.iter().filter_map(|advice| words.fill(advice)).collect();
+    for name in cause.sysctls.iter().filter_map(|name| words.fill(name)) {
+        if let Some(value) = evidence.sysctl(place.netns, &name) {
+            explanation.evidence.insert(name, Value::String(value));
+        }
+    }
+}
+
+/// The names of one packet, for sentences and commands.
+fn words(journey: &Journey, place: Place, evidence: &(impl Evidence + ?Sized)) -> Words {
+    let mut words = Words::default();
+    let headers = &journey.headers;
+    let netns = evidence.netns(place.netns);
+    words.set("netns", place_name(&netns, place.netns));
+    if let Some(prefix) = run_in(&netns) {
+        words.set("exec", prefix);
+    }
+    let device = evidence.device(place);
+    if let Some(name) = &device.name {
+        words.set("dev", quoted(name));
+    }
+    if let Some(bridge) = &device.bridge {
+        words.set("bridge", quoted(bridge));
+    }
+    // Where it died it may already have been rewritten.
+    let src = journey.nat.src.unwrap_or(headers.src);
+    let dst = journey.nat.dst.unwrap_or(headers.dst);
+    words.set("src", src.to_string());
+    words.set("dst", dst.to_string());
+    let dport = journey.nat.dport.unwrap_or(headers.dport);
+    if dport != 0 {
+        words.set("dport", dport.to_string());
+    }
+    words.set("proto", headers.proto.to_string());
+    words.set("ttl", headers.ttl.to_string());
+    words.set("length", journey.length.to_string());
+    words.set("cpu", journey.hops.last().map_or(0, |hop| hop.cpu).to_string());
+
+    let route = journey.hops.iter().rev().find_map(|hop| match hop.detail {
+        HopDetail::Route { gateway, oif, reverse: false, error: 0, .. } => {
+            Some((gateway, Place { netns: hop.place.netns, ifindex: oif }))
+        }
+        _ => None,
+    });
+    let (gateway, out) = route.unwrap_or((None, place));
+    words.set("gateway", gateway.map_or_else(String::new, |gateway| format!(" {gateway}")));
+    words.set("nexthop", gateway.unwrap_or(dst).to_string());
+    if let Some(name) = evidence.device(out).name.or(device.name) {
+        words.set("oif", quoted(&name));
+    }
+    let qdisc = journey.hops.iter().rev().find_map(|hop| match &hop.detail {
+        HopDetail::Qdisc { kind, .. } => Some(kind.as_str()),
+        _ => None,
+    });
+    words.set("qdisc", qdisc.map_or_else(String::new, |kind| format!(" (qdisc {kind})")));
+    let side = match journey.direction {
+        Direction::Original => "packet",
+        Direction::Reply => "reply",
+    };
+    words.set("packet", side);
+    words
+}

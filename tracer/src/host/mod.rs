@@ -1,1 +1,29 @@
-//! TODO
+//! What this machine looks like: network namespaces, links, netfilter chains, kernel symbols,
+//! names of drop reasons, sysctls. It reads and tells; it decides nothing, and it changes nothing.
+//!
+//! - [`netns`]: the network namespaces, and how to run code inside one;
+//! - [`link`]: links, addresses and uplinks of one namespace;
+//! - [`snapshot`]: all of that at once, for names;
+//! - [`path`]: which of these interfaces the packets of some addresses cross;
+//! - [`watch`]: told when that changes;
+//! - [`chains`]: what sits in a namespace's netfilter hooks, by priority;
+//! - [`sysctl`]: a setting, as seen inside a namespace;
+//! - [`kernel`], [`symbols`], [`drop_reasons`]: the kernel that runs.
+
+pub mod chains;
+pub mod drop_reasons;
+mod error;
+pub mod kernel;
+pub mod link;
+mod netlink;
+pub mod netns;
+pub mod path;
+mod peers;
+pub mod snapshot;
+pub mod symbols;
+pub mod sysctl;
+#[cfg(test)]
+mod testing;
+pub mod watch;
+
+pub use error::Error;

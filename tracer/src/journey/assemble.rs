@@ -1,36 +1,369 @@
 //! Events of many packets, in any order, into journeys.
+//!
+//! Of a packet in the making the events are only kept, in the packet's own order; hops are made
+//! from them when it ends, by [`super::hops`]. So the order in which events arrive can make no
+//! difference, and a journey costs its events, nothing more.
 
-use super::{Event, Journey};
+use std::{
+    collections::{BTreeSet, HashMap},
+    num::NonZeroUsize,
+};
+
+use lru::LruCache;
+
+use super::{
+    Benign, BenignEnd, Event, Journey, LostWhy, Outcome,
+    flow::{FlowTable, Key, Membership},
+    hops::{End, Path},
+};
+use crate::event::{Headers, Hook, PacketId, What};
 
 /// The bounds of an [`Assembler`].
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// Most journeys in the making; the oldest is ended when another one begins beyond it.
+    /// Most journeys in the making. When another one begins beyond it, the one whose time would
+    /// run out first is ended.
     pub in_flight: usize,
     /// Most flows remembered.
     pub flows: usize,
-    /// How long a delivered journey waits for what may still follow, ns.
+    /// Most ended packets remembered, to tell their late events from new packets.
+    pub ended: usize,
+    /// How long a delivered journey, or one whose end came before some of its events, waits for
+    /// what may still follow, ns.
     pub settle_after: u64,
     /// Silence after which a journey without an end is lost, ns.
     pub lost_after: u64,
 }
 
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            in_flight: 65_536,
+            flows: 65_536,
+            ended: 65_536,
+            settle_after: 200_000_000,
+            lost_after: 3_000_000_000,
+        }
+    }
+}
+
+/// Most events of one packet; one that has more goes in circles.
+const EVENTS_OF_A_PACKET: usize = 4096;
+
+/// What an [`Assembler`] has seen and given up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Events taken.
+    pub received: u64,
+    /// Events that came twice.
+    pub duplicate: u64,
+    /// Events that came after their journey had ended.
+    pub late: u64,
+    /// The same, where it was to be expected: a slow reader took a packet from its socket after
+    /// the journey had been settled as delivered.
+    pub expected_late: u64,
+    /// Journeys ended early because there were too many at once, or because one had no end of
+    /// events.
+    pub evicted: u64,
+    /// Packets of which nothing but a harmless end was seen: no journeys.
+    pub hidden: u64,
+    /// Flows forgotten because there were too many.
+    pub flows_evicted: u64,
+}
+
 /// Puts journeys together.
 #[derive(Debug)]
-pub struct Assembler {}
+pub struct Assembler<B = ()> {
+    limits: Limits,
+    benign: B,
+    making: HashMap<PacketId, Making>,
+    /// When to look at each journey in the making: its deadline when it was last scheduled,
+    /// which is never later than the deadline it has by now.
+    deadlines: BTreeSet<(u64, PacketId)>,
+    /// Packets that ended, and whether their reader may still be heard of.
+    ended: LruCache<PacketId, bool>,
+    flows: FlowTable,
+    finished: u64,
+    counts: Counts,
+}
 
-impl Assembler {
-    /// An empty one.
-    pub fn new(_limits: Limits) -> Self {
-        Self {}
+/// Why a journey is ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Cause {
+    /// Its end was seen, or it was silent for long enough.
+    Over,
+    /// The trace ends.
+    TraceEnded,
+    /// No room.
+    Evicted,
+}
+
+impl<B: Benign> Assembler<B> {
+    /// An empty one. `benign` knows the drops that are none.
+    pub fn new(limits: Limits, benign: B) -> Self {
+        let ended = NonZeroUsize::new(limits.ended).unwrap_or(NonZeroUsize::MIN);
+        Self {
+            limits,
+            benign,
+            making: HashMap::new(),
+            deadlines: BTreeSet::new(),
+            ended: LruCache::new(ended),
+            flows: FlowTable::new(limits.flows),
+            finished: 0,
+            counts: Counts::default(),
+        }
+    }
+
+    /// What was seen and given up so far.
+    pub fn counts(&self) -> Counts {
+        Counts { flows_evicted: self.flows.evicted(), ..self.counts }
+    }
+
+    /// Journeys in the making.
+    pub fn in_flight(&self) -> usize {
+        self.making.len()
     }
 
     /// Takes one event; journeys that it completes are appended to `done`.
-    pub fn push(&mut self, _event: Event, _done: &mut Vec<Journey>) {}
+    pub fn push(&mut self, event: Event, done: &mut Vec<Journey>) {
+        self.counts.received += 1;
+        let id = event.id;
+        if let Some(&reader_expected) = self.ended.peek(&id) {
+            if reader_expected && matches!(event.what, What::Socket { .. } | What::Consume) {
+                self.counts.expected_late += 1;
+            } else {
+                self.counts.late += 1;
+            }
+            return;
+        }
+        if !self.making.contains_key(&id) {
+            while self.making.len() >= self.limits.in_flight.max(1) {
+                let Some(first) = self.next_deadline(u64::MAX) else { break };
+                self.end(first, Cause::Evicted, done);
+            }
+            let member = self.flows.join(&event.headers, event.begin);
+            let scheduled = event.time.saturating_add(self.limits.lost_after);
+            self.deadlines.insert((scheduled, id));
+            self.making.insert(id, Making::new(&event, member, scheduled));
+        }
+        let Some(making) = self.making.get_mut(&id) else { return };
+        let headers = event.headers;
+        if !making.insert(event) {
+            self.counts.duplicate += 1;
+            return;
+        }
+        if !headers.later_fragment && Key::of(&headers) != making.key {
+            making.key = Key::of(&headers);
+            making.member = self.flows.learn(making.member, &making.headers, &headers);
+        }
+        if making.end_seen && making.whole() {
+            self.end(id, Cause::Over, done);
+        } else if making.events.len() >= EVENTS_OF_A_PACKET {
+            self.end(id, Cause::Evicted, done);
+        } else {
+            let due = making.due(&self.limits);
+            if due < making.scheduled {
+                self.deadlines.remove(&(making.scheduled, id));
+                making.scheduled = due;
+                self.deadlines.insert((due, id));
+            }
+        }
+    }
 
     /// Time has come to `now` (CLOCK_MONOTONIC, ns): ends what has been silent for too long.
-    pub fn advance(&mut self, _now: u64, _done: &mut Vec<Journey>) {}
+    /// Events older than `now` that are still on their way will be late.
+    pub fn advance(&mut self, now: u64, done: &mut Vec<Journey>) {
+        while let Some(id) = self.next_deadline(now) {
+            self.end(id, Cause::Over, done);
+        }
+    }
 
     /// The trace ends: every journey in the making is ended.
-    pub fn finish(&mut self, _done: &mut Vec<Journey>) {}
+    pub fn finish(&mut self, done: &mut Vec<Journey>) {
+        let mut rest: Vec<_> = self.making.iter().map(|(id, m)| (m.began(), *id)).collect();
+        rest.sort_unstable();
+        for (_, id) in rest {
+            self.end(id, Cause::TraceEnded, done);
+        }
+    }
+
+    /// The journey whose deadline comes first, if that is not after `now`. Deadlines that have
+    /// moved on since they were scheduled are scheduled again on the way.
+    fn next_deadline(&mut self, now: u64) -> Option<PacketId> {
+        loop {
+            let (scheduled, id) = self.deadlines.first().copied()?;
+            if scheduled > now {
+                return None;
+            }
+            let Some(making) = self.making.get_mut(&id) else {
+                self.deadlines.pop_first();
+                continue;
+            };
+            let due = making.due(&self.limits);
+            if due <= scheduled {
+                return Some(id);
+            }
+            self.deadlines.pop_first();
+            making.scheduled = due;
+            self.deadlines.insert((due, id));
+        }
+    }
+
+    fn end(&mut self, id: PacketId, cause: Cause, done: &mut Vec<Journey>) {
+        let Some(making) = self.making.remove(&id) else { return };
+        self.deadlines.remove(&(making.scheduled, id));
+        if cause == Cause::Evicted {
+            self.counts.evicted += 1;
+        }
+        let (whole, events) = (making.whole(), making.events.len());
+        // The first event by the packet's order, not by arrival.
+        let Some(first) = making.events.first() else { return };
+        let (headers, start, parent) = (first.event.headers, first.event.time, making.parent);
+        let Some(last) = making.events.last() else { return };
+        let (skb, last_headers) = (last.event.skb, last.event.headers);
+        let member = self.flows.settle(making.member, &making.headers);
+
+        let path = Path::new(parent, making.events.into_iter().map(|s| s.event), &self.benign);
+        let outcome = outcome(&path, cause);
+        let reader_expected = path.end == End::None
+            && matches!(outcome, Outcome::Delivered { .. } | Outcome::Transmitted { .. });
+        self.ended.push(id, reader_expected);
+        if whole && events == 1 && matches!(path.end, End::Consume | End::Benign(_)) {
+            self.counts.hidden += 1;
+            return;
+        }
+        self.finished += 1;
+        done.push(Journey {
+            number: self.finished,
+            id,
+            parent,
+            flow: self.flows.describe(member, &headers, &last_headers),
+            direction: member.direction,
+            nat: path.nat,
+            headers,
+            start,
+            duration: path.hops.last().map_or(0, |hop| hop.at),
+            length: path.length,
+            outcome,
+            complete: whole,
+            leftover: (path.end == End::None).then_some(skb),
+            hops: path.hops,
+        });
+    }
+}
+
+fn outcome(path: &Path, cause: Cause) -> Outcome {
+    let last = path.last_before_end();
+    let delivered = path.taken.map(|hop| Outcome::Delivered { hop });
+    let sent = path.sent.map(|hop| Outcome::Transmitted { hop });
+    match path.end {
+        End::Drop { hop, reason, location, in_hook } => {
+            Outcome::Dropped { hop, reason, location, in_hook }
+        }
+        End::Benign(BenignEnd::Delivered) => Outcome::Delivered { hop: path.taken.unwrap_or(last) },
+        End::Benign(BenignEnd::Consumed) => Outcome::Consumed { hop: last },
+        End::Consume => delivered.or(sent).unwrap_or(Outcome::Consumed { hop: last }),
+        // A packet that is on a wire of this host would have been heard of again.
+        End::None => match cause {
+            Cause::Over => {
+                delivered.or(sent).unwrap_or(Outcome::Lost { hop: last, why: LostWhy::Silent })
+            }
+            Cause::TraceEnded => {
+                delivered.or(sent).unwrap_or(Outcome::Lost { hop: last, why: LostWhy::TraceEnded })
+            }
+            Cause::Evicted => {
+                delivered.unwrap_or(Outcome::Lost { hop: last, why: LostWhy::Evicted })
+            }
+        },
+    }
+}
+
+/// A journey in the making.
+#[derive(Debug)]
+struct Making {
+    /// In the packet's order.
+    events: Vec<Seen>,
+    parent: Option<PacketId>,
+    member: Membership,
+    /// The headers of the event that was received first: what its flow was found by.
+    headers: Headers,
+    /// The last tuple that the flow table was told.
+    key: Key,
+    end_seen: bool,
+    last_seen: u64,
+    /// Its place in the queue of deadlines.
+    scheduled: u64,
+}
+
+/// An event and its number in its packet, past the wire's 16 bits.
+#[derive(Debug)]
+struct Seen {
+    number: i64,
+    event: Event,
+}
+
+impl Making {
+    fn new(event: &Event, member: Membership, scheduled: u64) -> Self {
+        Self {
+            events: Vec::with_capacity(16),
+            parent: None,
+            member,
+            headers: event.headers,
+            key: Key::of(&event.headers),
+            end_seen: false,
+            last_seen: 0,
+            scheduled,
+        }
+    }
+
+    /// Puts an event in its place; `false` when it is there already.
+    fn insert(&mut self, event: Event) -> bool {
+        let number = match self.events.last() {
+            None => i64::from(event.seq),
+            // The nearest number with these low 16 bits.
+            Some(last) => {
+                let ahead = event.seq.wrapping_sub(last.number as u16) as i16;
+                last.number + i64::from(ahead)
+            }
+        };
+        let at = match self.events.last() {
+            Some(last) if last.number >= number => {
+                match self.events.binary_search_by_key(&number, |seen| seen.number) {
+                    Ok(_) => return false,
+                    Err(at) => at,
+                }
+            }
+            _ => self.events.len(),
+        };
+        if event.begin {
+            self.parent = event.parent;
+        }
+        self.last_seen = self.last_seen.max(event.time);
+        self.end_seen |= matches!(event.what, What::Drop { .. } | What::Consume);
+        self.events.insert(at, Seen { number, event });
+        true
+    }
+
+    /// Every event up to the last one is there. Numbers are unique, so counting is enough.
+    fn whole(&self) -> bool {
+        let first = self.events.first().map(|seen| seen.number);
+        let last = self.events.last().map(|seen| seen.number);
+        first == Some(0)
+            && last.and_then(|n| usize::try_from(n).ok()) == Some(self.events.len() - 1)
+    }
+
+    fn began(&self) -> u64 {
+        self.events.first().map_or(0, |seen| seen.event.time)
+    }
+
+    /// When to end it, unless something else is heard of it.
+    fn due(&self, limits: &Limits) -> u64 {
+        let taken = self.events.last().is_some_and(|seen| match &seen.event.what {
+            What::HookExit { hook, .. } => hook.hook == Hook::Input,
+            What::Socket { .. } => true,
+            _ => false,
+        });
+        let patience = if self.end_seen || taken { limits.settle_after } else { limits.lost_after };
+        self.last_seen.saturating_add(patience)
+    }
 }

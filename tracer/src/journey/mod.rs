@@ -3,8 +3,13 @@
 
 mod assemble;
 mod flow;
+mod hops;
+#[cfg(test)]
+pub(crate) mod sample;
+#[cfg(test)]
+mod tests;
 
-pub use assemble::{Assembler, Limits};
+pub use assemble::{Assembler, Counts, Limits};
 pub use flow::{Direction, Flow, FlowId};
 
 use std::net::IpAddr;
@@ -45,6 +50,37 @@ pub struct Journey {
     /// Address of the `struct sk_buff`, and whether the kernel side may still hold the packet in
     /// its table of followed packets (its end had no event that removes it).
     pub leftover: Option<u64>,
+}
+
+/// Knows the drops that are none: frees that the kernel reports as drops although the packet had
+/// done its work. What they are is a matter of names, which journeys do not have; see
+/// [`crate::explain`].
+pub trait Benign {
+    /// How a packet really ended that was dropped outside of a netfilter hook; `None` where it
+    /// was truly dropped. `clone`: it is a copy of another packet.
+    fn end(
+        &self,
+        reason: Option<u32>,
+        location: u64,
+        headers: &Headers,
+        clone: bool,
+    ) -> Option<BenignEnd>;
+}
+
+/// How a packet ended whose drop is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BenignEnd {
+    /// The stack had taken it.
+    Delivered,
+    /// It was of no use here, and nobody misses it.
+    Consumed,
+}
+
+/// Every drop is one.
+impl Benign for () {
+    fn end(&self, _: Option<u32>, _: u64, _: &Headers, _: bool) -> Option<BenignEnd> {
+        None
+    }
 }
 
 /// One sighting, as a part of a journey.
@@ -135,7 +171,7 @@ pub enum HopDetail {
         /// The packet it was cloned from.
         parent: PacketId,
     },
-    /// A drop.
+    /// A drop; with [`Point::Consume`], one that is none (see [`Benign`]).
     Drop {
         /// Number of the reason in the kernel that traced.
         reason: Option<u32>,
@@ -183,7 +219,8 @@ pub enum Outcome {
     },
     /// Dropped by the kernel.
     Dropped {
-        /// Index of the hop where it died: the last one before `drop` itself.
+        /// Index of the hop where it died: the netfilter hop that it died in, else the last one
+        /// before `drop` itself.
         hop: usize,
         /// Number of the reason in the kernel that traced.
         reason: Option<u32>,

@@ -63,6 +63,8 @@ pub struct Journey {
     pub direction: &'static str,
     /// The flow, as its originating side sent it.
     pub flow: Flow,
+    /// This packet, as it was first seen.
+    pub packet: Packet,
     /// What NAT rewrote: the last value, `null` where nothing was.
     pub nat: Nat,
     /// Bytes of the packet.
@@ -102,6 +104,28 @@ pub struct Flow {
     /// Sequence number of this ICMP echo.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub icmp_seq: Option<u16>,
+}
+
+/// A packet as it was first seen; unlike its flow, in its own direction.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct Packet {
+    /// Number of the packet in this trace; `detail.parent` of a clone refers to it.
+    pub id: u64,
+    /// The packet that this one was cloned from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parent: Option<u64>,
+    /// Source address; `null` for a packet that is neither IP nor ARP.
+    pub src: Option<String>,
+    /// Destination address.
+    pub dst: Option<String>,
+    /// Source port.
+    pub sport: Option<u16>,
+    /// Destination port.
+    pub dport: Option<u16>,
+    /// Time to live, or hop limit; `null` where it has none.
+    pub ttl: Option<u8>,
+    /// What it is, in words: `echo request id 7 seq 1`, `SYN seq 1000`.
+    pub info: String,
 }
 
 /// What NAT rewrote.

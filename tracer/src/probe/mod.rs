@@ -1,1 +1,422 @@
-//! TODO
+//! From a wish to attached programs on *this* kernel: offsets from BTF, loading, attaching to
+//! tracepoints, interfaces and netfilter hooks; and what was lost. What the events mean is known
+//! to others.
+
+pub mod brackets;
+mod netfilter;
+mod offsets;
+mod sys;
+mod tables;
+
+use std::{
+    collections::{HashMap, HashSet},
+    os::fd::{AsFd as _, OwnedFd},
+};
+
+use anyhow::{Context as _, anyhow};
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{Array, MapData, PerCpuArray, RingBuf},
+    programs::{
+        BtfTracePoint, LinkOrder, ProgramError, SchedClassifier, TcAttachType,
+        tc::{self, NlOptions, TcAttachOptions},
+    },
+};
+use brackets::Brackets;
+pub use netfilter::ChainPriorities;
+pub use tables::Tables;
+use tracer_common::{
+    config::{Settings, State},
+    event::Loss,
+    filter::Filter,
+    point::Point,
+};
+
+use crate::{event::Place, host::netns::Netns};
+
+/// The kernel side, compiled.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("PATHTRACE_BPF_OBJECT"));
+
+/// Where the kernel keeps its own BTF.
+const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
+
+/// Smallest and largest ring buffer, bytes. The kernel wants a power of two of pages.
+pub const RING_BYTES: std::ops::RangeInclusive<u32> = 64 << 10..=1 << 30;
+
+/// The tracepoints: program, tracepoint, the points that it shows, and the least number of
+/// arguments that it must hand over.
+const TRACEPOINTS: &[(&str, &str, Point, usize)] = &[
+    ("dev_queue", "net_dev_queue", Point::DevQueue, 1),
+    ("dev_xmit", "net_dev_start_xmit", Point::DevXmit, 2),
+    ("dev_receive", "netif_receive_skb", Point::DevReceive, 1),
+    ("qdisc_enqueue", "qdisc_enqueue", Point::QdiscEnqueue, 3),
+    ("qdisc_dequeue", "qdisc_dequeue", Point::QdiscDequeue, 4),
+    ("route", "fib_table_lookup", Point::Route, 4),
+    ("route6", "fib6_table_lookup", Point::Route, 4),
+    ("neigh", "neigh_event_send_done", Point::Neigh, 2),
+    ("socket", "skb_copy_datagram_iovec", Point::Socket, 2),
+    ("drop", "kfree_skb", Point::Drop, 2),
+    ("consume", "consume_skb", Point::Consume, 1),
+];
+
+/// The points of netfilter links.
+const HOOKS: [Point; 5] =
+    [Point::NfOutput, Point::NfPrerouting, Point::NfInput, Point::NfForward, Point::NfPostrouting];
+
+/// What to load.
+#[derive(Clone, Copy, Debug)]
+pub struct Request {
+    /// Which packets to follow.
+    pub filter: Filter,
+    /// Bytes to capture of each packet, 0 for none.
+    pub snaplen: u32,
+    /// Capture at every point, not only at tc.
+    pub capture_everywhere: bool,
+    /// Bytes of the ring buffer; see [`RING_BYTES`].
+    pub ring_bytes: u32,
+    /// Most packets followed at one time.
+    pub tracked: u32,
+}
+
+/// How a point is watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Mechanism {
+    /// A tracepoint with BTF-typed arguments.
+    TpBtf,
+    /// A tc program by a tcx link (Linux 6.6).
+    Tcx,
+    /// A tc filter of a clsact qdisc.
+    Clsact,
+    /// A BPF netfilter link (Linux 6.4).
+    NetfilterLink,
+}
+
+impl Mechanism {
+    /// As JSON and `pathtrace probes` name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Mechanism::TpBtf => "tp_btf",
+            Mechanism::Tcx => "tcx",
+            Mechanism::Clsact => "clsact",
+            Mechanism::NetfilterLink => "netfilter_link",
+        }
+    }
+}
+
+/// What this kernel offers for a point.
+#[derive(Clone, Debug)]
+pub struct Offer {
+    /// The point.
+    pub point: Point,
+    /// The mechanism, or why there is none.
+    pub how: Result<Mechanism, String>,
+}
+
+/// Events and packets given up by the kernel side since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lost {
+    /// Events for which the ring buffer had no room.
+    pub ring_full: u64,
+    /// Packets for which the table of followed packets had no room.
+    pub tracking_full: u64,
+    /// Reverse tuples for which the table of learned replies had no room.
+    pub learned_full: u64,
+    /// Program runs that the kernel skipped because the program was already running there.
+    pub probe_missed: u64,
+}
+
+/// The loaded kernel side. Everything attached goes with it.
+pub struct Probes {
+    ebpf: Ebpf,
+    netfilter: netfilter::Programs,
+    /// Which observers stand where.
+    pub brackets: Brackets,
+    offers: Vec<Offer>,
+    tc: Option<Mechanism>,
+    interfaces: HashSet<Place>,
+    /// Netfilter links by namespace inode.
+    hooks: HashMap<u32, Vec<OwnedFd>>,
+    netfilter_works: bool,
+}
+
+impl Probes {
+    /// Loads every program that this kernel takes; attaches nothing yet.
+    ///
+    /// # Errors
+    /// When tracing is not possible at all: no BTF, no permission, a kernel that refuses the maps.
+    pub fn load(request: &Request) -> anyhow::Result<Self> {
+        let types = std::fs::read(VMLINUX).with_context(|| {
+            format!("cannot read {VMLINUX}: pathtrace needs a kernel built with CONFIG_DEBUG_INFO_BTF")
+        })?;
+        let kernel = btf_rs::Btf::from_bytes(&types)
+            .with_context(|| format!("{VMLINUX} is not BTF that pathtrace can read"))?;
+        let offsets = offsets::resolve(&kernel);
+        let drop_arguments = offsets::tracepoint_arguments(&kernel, "kfree_skb").unwrap_or(0);
+        let settings = Settings {
+            snaplen: request.snaplen,
+            capture_everywhere: request.capture_everywhere.into(),
+            drop_reasons: (drop_arguments >= 3).into(),
+            follow_replies: 1,
+        };
+        let mut ebpf = EbpfLoader::new()
+            .override_global("OFFSETS", &offsets, true)
+            .override_global("SETTINGS", &settings, true)
+            .override_global("FILTER", &request.filter, true)
+            .map_max_entries("EVENTS", request.ring_bytes)
+            .map_max_entries("FOLLOWED", request.tracked)
+            .btf(None)
+            .load(OBJECT)
+            .context("the kernel refused pathtrace's maps")?;
+        let netfilter = netfilter::Programs::prepare(OBJECT, &ebpf)?;
+        let types = aya::Btf::parse(&types, aya::Endianness::default())
+            .with_context(|| format!("{VMLINUX} is not BTF that aya can read"))?;
+
+        let mut offers = Vec::new();
+        for (program, tracepoint, point, arguments) in TRACEPOINTS {
+            let how = match offsets::tracepoint_arguments(&kernel, tracepoint) {
+                None => Err(format!("this kernel has no tracepoint {tracepoint}")),
+                Some(n) if n < *arguments => {
+                    Err(format!("tracepoint {tracepoint} has {n} arguments, {arguments} are needed"))
+                }
+                Some(_) => tracepoint_program(&mut ebpf, program)
+                    .and_then(|p| p.load(tracepoint, &types).map_err(|e| rejected(program, &e)))
+                    .map(|()| Mechanism::TpBtf)
+                    .map_err(|e| one_line(&e)),
+            };
+            // IPv4 and IPv6 routing are one point: it is there when either is.
+            offers.push(Offer { point: *point, how });
+        }
+        let mut probes = Self {
+            ebpf,
+            netfilter,
+            brackets: Brackets::default(),
+            offers,
+            tc: None,
+            interfaces: HashSet::new(),
+            hooks: HashMap::new(),
+            netfilter_works: false,
+        };
+        probes.offer_tc();
+        probes.offer_netfilter();
+        Ok(probes)
+    }
+
+    fn offer_tc(&mut self) {
+        for (name, point) in [("tc_ingress", Point::TcIngress), ("tc_egress", Point::TcEgress)] {
+            let how = tc_program(&mut self.ebpf, name)
+                .and_then(|p| p.load().map_err(|e| rejected(name, &e)))
+                .map(|()| if tcx_supported() { Mechanism::Tcx } else { Mechanism::Clsact })
+                .map_err(|e| one_line(&e));
+            if let Ok(mechanism) = how {
+                self.tc = Some(mechanism);
+            }
+            self.offers.push(Offer { point, how });
+        }
+    }
+
+    fn offer_netfilter(&mut self) {
+        let how = self
+            .netfilter
+            .check()
+            .map(|()| Mechanism::NetfilterLink)
+            .map_err(|e| one_line(&e));
+        self.netfilter_works = how.is_ok();
+        for point in HOOKS {
+            self.offers.push(Offer { point, how: how.clone() });
+        }
+    }
+
+    /// What this kernel offers, point by point.
+    pub fn offers(&self) -> &[Offer] {
+        &self.offers
+    }
+
+    /// Attaches the tracepoints: they see every device in every namespace.
+    ///
+    /// # Errors
+    /// When the kernel refuses one that it has loaded.
+    pub fn attach_tracepoints(&mut self) -> anyhow::Result<()> {
+        let offered = self.offers.iter().zip(TRACEPOINTS);
+        for (offer, (program, tracepoint, ..)) in offered {
+            if offer.how.is_ok() {
+                tracepoint_program(&mut self.ebpf, program)?
+                    .attach()
+                    .with_context(|| format!("cannot attach to tracepoint {tracepoint}"))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Attaches the tc programs to an interface, once.
+    ///
+    /// # Errors
+    /// When the interface or its namespace is gone, or the kernel refuses.
+    pub fn watch_interface(
+        &mut self,
+        netns: &Netns,
+        ifindex: u32,
+        name: &str,
+    ) -> anyhow::Result<()> {
+        let Some(mechanism) = self.tc else { return Ok(()) };
+        let place = Place { netns: netns.inode, ifindex };
+        if !self.interfaces.insert(place) {
+            return Ok(());
+        }
+        let ebpf = &mut self.ebpf;
+        let attached = netns
+            .enter(|| {
+                if mechanism == Mechanism::Clsact {
+                    // EEXIST: it is there already, and not ours to remove.
+                    let _ = tc::qdisc_add_clsact(name);
+                }
+                attach_tc(ebpf, "tc_ingress", name, TcAttachType::Ingress, mechanism)?;
+                attach_tc(ebpf, "tc_egress", name, TcAttachType::Egress, mechanism)
+            })
+            .map_err(anyhow::Error::from)
+            .and_then(|result| result);
+        if attached.is_err() {
+            self.interfaces.remove(&place);
+        }
+        attached.with_context(|| format!("cannot watch tc of {name}"))
+    }
+
+    /// Forgets an interface that is gone; the kernel has dropped its links.
+    pub fn forget_interface(&mut self, place: Place) {
+        self.interfaces.remove(&place);
+    }
+
+    /// Places observers around every base chain of a namespace. Called again, it moves them to
+    /// where `chains` are now.
+    ///
+    /// # Errors
+    /// When the namespace is gone, or the kernel refuses.
+    pub fn watch_hooks(&mut self, netns: &Netns, chains: &ChainPriorities) -> anyhow::Result<()> {
+        if !self.netfilter_works {
+            return Ok(());
+        }
+        // The old ones leave first: two observers would tell everything twice.
+        self.hooks.remove(&netns.inode);
+        let links = self.netfilter.watch(netns, chains, &mut self.brackets)?;
+        self.hooks.insert(netns.inode, links);
+        Ok(())
+    }
+
+    /// Whether the hooks of this namespace are watched.
+    pub fn watches_hooks(&self, netns: u32) -> bool {
+        self.hooks.contains_key(&netns)
+    }
+
+    /// Forgets a namespace that is gone.
+    pub fn forget_namespace(&mut self, netns: u32) {
+        self.hooks.remove(&netns);
+        self.interfaces.retain(|place| place.netns != netns);
+    }
+
+    /// Lets packets begin to be followed, or no more.
+    ///
+    /// # Errors
+    /// When the kernel refuses to write the map.
+    pub fn arm(&mut self, armed: bool) -> anyhow::Result<()> {
+        let map = self.ebpf.map_mut("STATE").ok_or_else(|| anyhow!("the map STATE is missing"))?;
+        let mut state: Array<_, State> = Array::try_from(map)?;
+        let learned = state.get(&0, 0).map_or(0, |s| s.learned);
+        state.set(0, State { armed: armed.into(), learned }, 0).context("cannot write map STATE")
+    }
+
+    /// The ring buffer that events come through. To be taken once.
+    ///
+    /// # Errors
+    /// When it was taken already.
+    pub fn take_events(&mut self) -> anyhow::Result<RingBuf<MapData>> {
+        let map = self.ebpf.take_map("EVENTS").ok_or_else(|| anyhow!("EVENTS is taken already"))?;
+        Ok(RingBuf::try_from(map)?)
+    }
+
+    /// The tables of followed packets and learned replies, to keep them clean. To be taken once.
+    ///
+    /// # Errors
+    /// When they were taken already.
+    pub fn take_tables(&mut self) -> anyhow::Result<Tables> {
+        Tables::take(&mut self.ebpf)
+    }
+
+    /// What was given up so far.
+    ///
+    /// # Errors
+    /// When the kernel refuses to read the map.
+    pub fn lost(&self) -> anyhow::Result<Lost> {
+        let map = self.ebpf.map("LOST").ok_or_else(|| anyhow!("the map LOST is missing"))?;
+        let counts: PerCpuArray<_, u64> = PerCpuArray::try_from(map)?;
+        let sum = |loss: Loss| -> anyhow::Result<u64> {
+            Ok(counts.get(&(loss as u32), 0).context("cannot read map LOST")?.iter().sum())
+        };
+        Ok(Lost {
+            ring_full: sum(Loss::RingFull)?,
+            tracking_full: sum(Loss::TrackingFull)?,
+            learned_full: sum(Loss::LearnedFull)?,
+            probe_missed: self.missed(),
+        })
+    }
+
+    /// Runs skipped because the program was already running on that CPU
+    /// (`bpf_prog_inc_misses_counter`, Linux 5.12), over all programs.
+    fn missed(&self) -> u64 {
+        let of_aya = self.ebpf.programs().filter_map(|(_, p)| Some(p.fd().ok()?.as_fd()));
+        of_aya.chain(self.netfilter.descriptors()).filter_map(|fd| sys::recursion_misses(fd).ok()).sum()
+    }
+}
+
+fn tracepoint_program<'a>(
+    ebpf: &'a mut Ebpf,
+    name: &str,
+) -> anyhow::Result<&'a mut BtfTracePoint> {
+    program(ebpf, name)?.try_into().with_context(|| format!("program {name} is of another type"))
+}
+
+fn tc_program<'a>(ebpf: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut SchedClassifier> {
+    program(ebpf, name)?.try_into().with_context(|| format!("program {name} is of another type"))
+}
+
+fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut aya::programs::Program> {
+    ebpf.program_mut(name).ok_or_else(|| anyhow!("the kernel side has no program {name}"))
+}
+
+fn attach_tc(
+    ebpf: &mut Ebpf,
+    program: &str,
+    interface: &str,
+    at: TcAttachType,
+    mechanism: Mechanism,
+) -> anyhow::Result<()> {
+    // As tcpdump sees it: on the way in before other programs, on the way out behind them.
+    let options = match (mechanism, at) {
+        (Mechanism::Tcx, TcAttachType::Ingress) => TcAttachOptions::TcxOrder(LinkOrder::first()),
+        (Mechanism::Tcx, _) => TcAttachOptions::TcxOrder(LinkOrder::last()),
+        _ => TcAttachOptions::Netlink(NlOptions::default()),
+    };
+    tc_program(ebpf, program)?.attach_with_options(interface, at, options)?;
+    Ok(())
+}
+
+/// tcx came with Linux 6.6; whether links can be made shows when the first is made.
+fn tcx_supported() -> bool {
+    aya::util::KernelVersion::current()
+        .is_ok_and(|v| v >= aya::util::KernelVersion::new(6, 6, 0))
+}
+
+/// A refusal, with the end of the verifier's log.
+fn rejected(program: &str, error: &ProgramError) -> anyhow::Error {
+    if let ProgramError::LoadError { io_error, verifier_log } = error {
+        let log = verifier_log.to_string();
+        let lines: Vec<_> = log.lines().rev().take(12).collect();
+        let tail: String = lines.into_iter().rev().map(|line| format!("\n    {line}")).collect();
+        log::debug!("the kernel refused program {program}: {io_error}{tail}");
+        return anyhow!("the kernel refused program {program}: {io_error}{tail}");
+    }
+    anyhow!("the kernel refused program {program}: {error}")
+}
+
+fn one_line(error: &anyhow::Error) -> String {
+    let text = format!("{error:#}");
+    text.lines().map(str::trim).collect::<Vec<_>>().join(" ")
+}

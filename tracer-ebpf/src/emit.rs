@@ -1,0 +1,135 @@
+//! Sends events: reserves ring-buffer memory, fills it in place, counts what did not fit.
+
+use aya_ebpf::{
+    bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
+    helpers::{bpf_get_smp_processor_id, bpf_ktime_get_ns},
+};
+use tracer_common::{
+    event::{DETAIL_LEN, Event, Loss, flags},
+    point::Point,
+};
+
+use crate::{
+    globals::{EVENTS, count, setting},
+    track::{Sighting, Source},
+};
+
+/// Waiting bytes above which the user side is woken at once. Below it, its timer finds them: a
+/// wake-up an event would cost more than the event.
+const WATERMARK: u64 = 256 << 10;
+
+/// Size classes of captured bytes: `reserve` wants constants.
+const SMALL: usize = 128;
+const MEDIUM: usize = 2048;
+const LARGE: usize = 65_536;
+
+/// What a point has to say.
+pub struct Report {
+    /// Which point.
+    pub point: Point,
+    /// Bits of [`flags`] beyond those that the sighting gives.
+    pub flags: u8,
+    /// The point's detail.
+    pub detail: [u8; DETAIL_LEN],
+}
+
+impl Report {
+    /// Of a point with nothing more to say.
+    #[inline(always)]
+    pub fn plain(point: Point) -> Self {
+        Self { point, flags: 0, detail: [0; DETAIL_LEN] }
+    }
+}
+
+/// Copies packet bytes out of a context.
+pub trait Capture: Source {
+    /// Whether bytes are captured here even when not asked for everywhere.
+    const ALWAYS: bool;
+
+    /// Copies at most `max` bytes (not 0, at most what `into` has room for) of the packet to
+    /// `into`; tells how many, and whether they begin with the link-layer header.
+    ///
+    /// # Safety
+    /// `into` has room for `max` bytes.
+    unsafe fn capture(&self, into: *mut u8, max: u32) -> (u32, bool);
+}
+
+#[repr(C)]
+struct Record<const N: usize> {
+    event: Event,
+    bytes: [u8; N],
+}
+
+/// Sends one event of a followed packet.
+#[inline(always)]
+pub fn emit<S: Capture>(source: &S, sighting: &Sighting, report: &Report) {
+    let snaplen = setting!(snaplen);
+    if snaplen == 0 || !(S::ALWAYS || setting!(capture_everywhere) != 0) {
+        send::<S, 0>(source, sighting, report, 0);
+    } else if snaplen <= SMALL as u32 {
+        send::<S, SMALL>(source, sighting, report, snaplen);
+    } else if snaplen <= MEDIUM as u32 {
+        send::<S, MEDIUM>(source, sighting, report, snaplen);
+    } else {
+        send::<S, LARGE>(source, sighting, report, snaplen);
+    }
+}
+
+#[inline(always)]
+fn send<S: Capture, const N: usize>(
+    source: &S,
+    sighting: &Sighting,
+    report: &Report,
+    snaplen: u32,
+) {
+    // SAFETY: a live map value; only the CPU that handles the packet touches it.
+    let known = unsafe { &mut *sighting.followed };
+    let seq = known.events;
+    // Also when the event is refused below: the gap tells the journey of it.
+    known.events = seq.wrapping_add(1);
+    let netns = match source.netns() {
+        0 => known.netns,
+        netns => netns,
+    };
+    known.netns = netns;
+
+    let Some(mut entry) = EVENTS.reserve::<Record<N>>(0) else {
+        count(Loss::RingFull);
+        return;
+    };
+    let record = entry.as_mut_ptr();
+    // SAFETY: `record` is the reserved memory, wide enough for a `Record<N>`; written field by
+    // field, for a copy of the struct would not fit the BPF stack.
+    unsafe {
+        let e = &raw mut (*record).event;
+        (*e).time = bpf_ktime_get_ns();
+        (*e).id = known.id;
+        (*e).parent = sighting.parent;
+        (*e).skb = source.address();
+        (*e).netns = netns;
+        (*e).ifindex = source.ifindex();
+        (*e).len = source.len();
+        (*e).seq = seq;
+        (*e).cpu = bpf_get_smp_processor_id() as u16;
+        (*e).point = report.point as u8;
+        (*e).flags = report.flags
+            | if sighting.begin { flags::BEGIN } else { 0 }
+            | if sighting.learned { flags::LEARNED } else { 0 };
+        (*e).pad = 0;
+        (*e).tuple = known.tuple;
+        (*e).detail = report.detail;
+        let (captured, link_header) = if N == 0 {
+            (0, false)
+        } else {
+            source.capture((&raw mut (*record).bytes).cast(), snaplen.min(N as u32))
+        };
+        (*e).captured = captured;
+        (*e).link_header = link_header as u8;
+    }
+    let wake = if EVENTS.query(u64::from(BPF_RB_AVAIL_DATA)) >= WATERMARK {
+        BPF_RB_FORCE_WAKEUP
+    } else {
+        BPF_RB_NO_WAKEUP
+    };
+    entry.submit(u64::from(wake));
+}

@@ -1,0 +1,82 @@
+//! What the user side sets before loading (constants to the verifier), and the maps.
+
+use core::hint::black_box;
+
+use aya_ebpf::{
+    macros::map,
+    maps::{Array, HashMap, PerCpuArray, RingBuf},
+};
+use tracer_common::{
+    config::{Offsets, Settings, State},
+    event::Loss,
+    filter::Filter,
+    track::{Flow, Followed},
+};
+
+/// Offsets of kernel fields.
+#[unsafe(no_mangle)]
+pub static OFFSETS: Offsets = Offsets::ABSENT;
+
+/// Settings of this trace.
+#[unsafe(no_mangle)]
+pub static SETTINGS: Settings =
+    Settings { snaplen: 0, capture_everywhere: 0, drop_reasons: 0, follow_replies: 0 };
+
+/// Which packets to follow.
+#[unsafe(no_mangle)]
+pub static FILTER: Filter = Filter::ANY;
+
+/// The filter, as a pointer that the compiler cannot see through: it would fold the defaults in.
+#[inline(always)]
+pub fn filter() -> &'static Filter {
+    black_box(&FILTER)
+}
+
+/// One field of [`SETTINGS`].
+macro_rules! setting {
+    ($field:ident) => {
+        // SAFETY: a live static; volatile, or the compiler would fold the default in.
+        unsafe { core::ptr::read_volatile(&raw const $crate::globals::SETTINGS.$field) }
+    };
+}
+pub(crate) use setting;
+
+/// What changes while the trace runs.
+#[map]
+pub static STATE: Array<State> = Array::with_max_entries(1, 0);
+
+/// The state of the trace.
+#[inline(always)]
+pub fn state() -> Option<*mut State> {
+    STATE.get_ptr_mut(0)
+}
+
+/// Events to the user side. Sized by the user side.
+#[map]
+pub static EVENTS: RingBuf = RingBuf::with_byte_size(16 << 20, 0);
+
+/// Followed packets by the address of their `struct sk_buff`. Sized by the user side.
+/// Not an LRU: that would forget packets without telling.
+#[map]
+pub static FOLLOWED: HashMap<u64, Followed> = HashMap::with_max_entries(65_536, 0);
+
+/// Tuples that an answer to a followed flow will carry → when last seen (ns).
+#[map]
+pub static LEARNED: HashMap<Flow, u64> = HashMap::with_max_entries(16_384, 0);
+
+/// What was given up, by [`Loss`].
+#[map]
+pub static LOST: PerCpuArray<u64> = PerCpuArray::with_max_entries(Loss::COUNT, 0);
+
+/// The skb that this CPU is taking through a part of the stack whose tracepoints name no skb; or 0.
+#[map]
+pub static CURRENT: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
+/// Counts one loss.
+#[inline(always)]
+pub fn count(loss: Loss) {
+    if let Some(n) = LOST.get_ptr_mut(loss as u32) {
+        // SAFETY: this CPU's slot; a nested program on this CPU may lose one count, never more.
+        unsafe { *n += 1 };
+    }
+}

@@ -1,0 +1,212 @@
+//! Parses the headers of a packet into a [`Tuple`]. VLAN tags are looked through.
+
+use tracer_common::{
+    event::{Tuple, family},
+    filter::Macs,
+};
+
+use crate::skb::read_into;
+
+const ETH_P_IP: u16 = 0x0800;
+const ETH_P_ARP: u16 = 0x0806;
+const ETH_P_IPV6: u16 = 0x86dd;
+const ETH_P_8021Q: u16 = 0x8100;
+const ETH_P_8021AD: u16 = 0x88a8;
+
+const TCP: u8 = 6;
+const ICMP: u8 = 1;
+const ICMPV6: u8 = 58;
+
+/// Where the headers of a packet lie in kernel memory.
+#[derive(Clone, Copy)]
+pub struct Headers {
+    /// The Ethernet header, where there is one.
+    pub ethernet: Option<u64>,
+    /// The network header; where `protocol` is a VLAN's, the Ethernet header tells better.
+    pub network: u64,
+    /// The first address behind the linear part.
+    pub end: u64,
+    /// Ethertype, host order.
+    pub protocol: u16,
+}
+
+impl Headers {
+    /// The link-layer addresses.
+    #[inline(always)]
+    pub fn macs(&self) -> Option<Macs> {
+        let mut bytes = [0; 12];
+        let at = self.ethernet?;
+        if !read_into(at, &mut bytes) {
+            return None;
+        }
+        let [a, b, c, d, e, f, g, h, i, j, k, l] = bytes;
+        Some(Macs { dst: [a, b, c, d, e, f], src: [g, h, i, j, k, l] })
+    }
+
+    /// Fills `tuple`, which is all zeros; false when the headers are not all there.
+    #[inline(always)]
+    pub fn parse(mut self, tuple: &mut Tuple) -> bool {
+        if is_vlan(self.protocol) && !self.skip_vlan() {
+            return false;
+        }
+        match self.protocol {
+            ETH_P_IP => ipv4(&self, tuple),
+            ETH_P_IPV6 => ipv6(&self, tuple),
+            ETH_P_ARP => arp(&self, tuple),
+            _ => true,
+        }
+    }
+
+    /// Walks up to two tags from the Ethernet header: on the way in the network header is the tag,
+    /// on the way out it is what follows, but behind the Ethernet header it is the same.
+    #[inline(always)]
+    fn skip_vlan(&mut self) -> bool {
+        let Some(ethernet) = self.ethernet else { return false };
+        let mut bytes = [0; 10];
+        // The outer ethertype, tag, inner ethertype, tag, ethertype.
+        if !read_into(ethernet + 12, &mut bytes) {
+            return false;
+        }
+        let [a, b, _, _, c, d, _, _, e, f] = bytes;
+        let types =
+            [u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]), u16::from_be_bytes([e, f])];
+        self.network = ethernet + 14;
+        self.protocol = types[0];
+        if is_vlan(types[0]) {
+            self.network += 4;
+            self.protocol = types[1];
+            if is_vlan(types[1]) {
+                self.network += 4;
+                self.protocol = types[2];
+            }
+        }
+        true
+    }
+}
+
+// The parsers are BPF subprograms, for each has its own stack: a program's is 512 bytes in all.
+
+#[inline(never)]
+fn ipv4(headers: &Headers, tuple: &mut Tuple) -> bool {
+    let mut ip = [0; 20];
+    if headers.network + 20 > headers.end || !read_into(headers.network, &mut ip) {
+        return false;
+    }
+    tuple.family = family::IPV4;
+    tuple.src = mapped([ip[12], ip[13], ip[14], ip[15]]);
+    tuple.dst = mapped([ip[16], ip[17], ip[18], ip[19]]);
+    tuple.proto = ip[9];
+    tuple.ttl = ip[8];
+    tuple.ip_id = u16::from_be_bytes([ip[4], ip[5]]);
+    if u16::from_be_bytes([ip[6] & 0x1f, ip[7]]) != 0 {
+        tuple.later_fragment = 1;
+        return true;
+    }
+    transport(headers.network + u64::from(ip[0] & 0x0f) * 4, headers.end, tuple);
+    true
+}
+
+#[inline(never)]
+fn ipv6(headers: &Headers, tuple: &mut Tuple) -> bool {
+    let mut ip = [0; 40];
+    if headers.network + 40 > headers.end || !read_into(headers.network, &mut ip) {
+        return false;
+    }
+    tuple.family = family::IPV6;
+    let mut i = 0;
+    while i < 16 {
+        tuple.src[i] = ip[8 + i];
+        tuple.dst[i] = ip[24 + i];
+        i += 1;
+    }
+    tuple.ttl = ip[7];
+    tuple.ip_id = u16::from_be_bytes([ip[2], ip[3]]);
+    let mut at = headers.network + 40;
+    let mut next = ip[6];
+    // Hop-by-hop, routing, destination options, fragment: real packets carry at most a few.
+    let mut seen = 0;
+    while seen < 4 {
+        let mut extension = [0; 8];
+        if !matches!(next, 0 | 43 | 44 | 60) {
+            break;
+        }
+        if at + 8 > headers.end || !read_into(at, &mut extension) {
+            break;
+        }
+        if next == 44 {
+            if u16::from_be_bytes([extension[2], extension[3]]) & 0xfff8 != 0 {
+                tuple.later_fragment = 1;
+            }
+            at += 8;
+        } else {
+            at += 8 + u64::from(extension[1]) * 8;
+        }
+        next = extension[0];
+        seen += 1;
+    }
+    tuple.proto = next;
+    if tuple.later_fragment == 0 {
+        transport(at, headers.end, tuple);
+    }
+    true
+}
+
+/// Ports, sequence numbers, ICMP fields. Left 0 where the header is not (wholly) there.
+#[inline(always)]
+fn transport(at: u64, end: u64, tuple: &mut Tuple) {
+    let mut first = [0; 8];
+    if at + 8 > end || !read_into(at, &mut first) {
+        return;
+    }
+    if matches!(tuple.proto, ICMP | ICMPV6) {
+        tuple.l4_kind = first[0];
+        tuple.l4_code = first[1];
+        let is_echo = match tuple.proto {
+            ICMP => matches!(first[0], 0 | 8),
+            _ => matches!(first[0], 128 | 129),
+        };
+        if is_echo {
+            tuple.sport = u16::from_be_bytes([first[4], first[5]]);
+            tuple.seq = u32::from(u16::from_be_bytes([first[6], first[7]]));
+        }
+        return;
+    }
+    // UDP, UDP-Lite, SCTP, DCCP and TCP begin alike.
+    if matches!(tuple.proto, TCP | 17 | 33 | 132 | 136) {
+        tuple.sport = u16::from_be_bytes([first[0], first[1]]);
+        tuple.dport = u16::from_be_bytes([first[2], first[3]]);
+    }
+    let mut rest = [0; 8];
+    if tuple.proto == TCP && at + 16 <= end && read_into(at + 8, &mut rest) {
+        tuple.seq = u32::from_be_bytes([first[4], first[5], first[6], first[7]]);
+        tuple.ack = u32::from_be_bytes([rest[0], rest[1], rest[2], rest[3]]);
+        tuple.l4_kind = rest[5];
+    }
+}
+
+/// ARP for IPv4 over Ethernet; other kinds keep only their family.
+#[inline(never)]
+fn arp(headers: &Headers, tuple: &mut Tuple) -> bool {
+    let mut arp = [0; 28];
+    tuple.family = family::ARP;
+    if headers.network + 28 > headers.end || !read_into(headers.network, &mut arp) {
+        return false;
+    }
+    tuple.l4_kind = arp[7];
+    if arp[4] == 6 && arp[5] == 4 {
+        tuple.src = mapped([arp[14], arp[15], arp[16], arp[17]]);
+        tuple.dst = mapped([arp[24], arp[25], arp[26], arp[27]]);
+    }
+    true
+}
+
+#[inline(always)]
+fn is_vlan(protocol: u16) -> bool {
+    matches!(protocol, ETH_P_8021Q | ETH_P_8021AD)
+}
+
+#[inline(always)]
+fn mapped(v4: [u8; 4]) -> [u8; 16] {
+    let [a, b, c, d] = v4;
+    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
+}

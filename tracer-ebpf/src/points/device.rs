@@ -1,0 +1,47 @@
+//! Network devices: handed to egress, given to the driver, received.
+
+use aya_ebpf::programs::BtfTracePointContext;
+use tracer_common::{event::detail::Hook, point::Point};
+
+use super::Packet;
+use crate::{
+    emit::{Report, emit},
+    skb::{Dev, Direct, Skb},
+    track::{clear_current, known, known_or_begun, set_current},
+};
+
+/// tp_btf `net_dev_queue(skb)`: `__dev_queue_xmit`, behind tc egress.
+#[inline(always)]
+pub fn queue(ctx: &BtfTracePointContext) {
+    let packet = Packet::on_its_device(Skb::<Direct>::new(ctx.arg(0)));
+    if let Some(sighting) = known_or_begun(&packet) {
+        clear_current(packet.skb.address());
+        emit(&packet, &sighting, &Report::plain(Point::DevQueue));
+    }
+}
+
+/// tp_btf `net_dev_start_xmit(skb, dev)`: `xmit_one`, right before the driver.
+#[inline(always)]
+pub fn xmit(ctx: &BtfTracePointContext) {
+    let skb = Skb::<Direct>::new(ctx.arg(0));
+    if let Some(sighting) = known(skb.address()) {
+        let dev = Dev::<Direct>::new(ctx.arg(1));
+        let packet = Packet { skb, ifindex: dev.ifindex(), netns: dev.netns(), arriving: false };
+        emit(&packet, &sighting, &Report::plain(Point::DevXmit));
+    }
+}
+
+/// tp_btf `netif_receive_skb(skb)`: the top of `__netif_receive_skb_core`, before it sets the
+/// network header.
+#[inline(always)]
+pub fn receive(ctx: &BtfTracePointContext) {
+    let packet = Packet { arriving: true, ..Packet::on_its_device(Skb::<Direct>::new(ctx.arg(0))) };
+    let Some(sighting) = known_or_begun(&packet) else {
+        set_current(0);
+        return;
+    };
+    set_current(packet.skb.address());
+    // SAFETY: a live map value; only the CPU that handles the packet touches it.
+    unsafe { (*sighting.followed).hook = Hook { in_hook: 0, hook: 0, pf: 0, passed: 0 } };
+    emit(&packet, &sighting, &Report::plain(Point::DevReceive));
+}

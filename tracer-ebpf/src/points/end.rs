@@ -1,0 +1,46 @@
+//! The end of a packet: dropped or consumed. Either way it is followed no longer.
+
+use aya_ebpf::programs::BtfTracePointContext;
+use tracer_common::{
+    event::detail::{Detail as _, Drop, Hook},
+    point::Point,
+};
+
+use super::Packet;
+use crate::{
+    emit::{Report, emit},
+    globals::{FOLLOWED, setting},
+    skb::{Direct, Skb},
+    track::{clear_current, known, known_or_begun_at_end},
+};
+
+/// tp_btf `kfree_skb(skb, location[, reason[, rx_sk]])`.
+#[inline(always)]
+pub fn drop(ctx: &BtfTracePointContext) {
+    let packet = Packet::on_its_device(Skb::<Direct>::new(ctx.arg(0)));
+    // Packets in a socket's queue have no device: what happens to them there begins no journey.
+    let may_begin = packet.ifindex != 0;
+    let Some(sighting) = known_or_begun_at_end(&packet, may_begin) else { return };
+    let location = ctx.arg::<*const u8>(1) as u64;
+    let reason = if setting!(drop_reasons) != 0 { ctx.arg::<u32>(2) } else { 0 };
+    // SAFETY: a live map value; only the CPU that handles the packet touches it.
+    let hook: Hook = unsafe { (*sighting.followed).hook };
+    let detail = Drop { location, reason, hook }.to_wire();
+    emit(&packet, &sighting, &Report { point: Point::Drop, flags: 0, detail });
+    forget(packet.skb.address());
+}
+
+/// tp_btf `consume_skb(skb[, location])`.
+#[inline(always)]
+pub fn consume(ctx: &BtfTracePointContext) {
+    let skb = Skb::<Direct>::new(ctx.arg(0));
+    let Some(sighting) = known(skb.address()) else { return };
+    emit(&Packet::on_its_device(skb), &sighting, &Report::plain(Point::Consume));
+    forget(skb.address());
+}
+
+#[inline(always)]
+fn forget(address: u64) {
+    clear_current(address);
+    let _ = FOLLOWED.remove(&address);
+}

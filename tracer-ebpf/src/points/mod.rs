@@ -1,0 +1,106 @@
+//! What each layer reports. A layer reads its own arguments and calls the verbs of
+//! [`track`](crate::track) and [`emit`](crate::emit); it never filters, parses or sends by itself.
+
+pub mod device;
+pub mod end;
+pub mod neighbour;
+pub mod netfilter;
+pub mod qdisc;
+pub mod route;
+pub mod socket;
+pub mod tc;
+
+use tracer_common::event::detail::Detail;
+use tracer_common::point::Point;
+
+use crate::{
+    emit::{Capture, Report, emit},
+    packet::Headers,
+    skb::{Access, Skb},
+    track::{Source, known},
+};
+
+/// A packet in a context that gives its `struct sk_buff`.
+#[derive(Clone, Copy)]
+struct Packet<A> {
+    skb: Skb<A>,
+    /// Index of the interface where it is.
+    ifindex: u32,
+    /// Namespace where it is.
+    netns: u32,
+    /// Its network header has not been set yet: it is where the data begins.
+    arriving: bool,
+}
+
+impl<A: Access> Packet<A> {
+    /// A packet that is where its `dev` is.
+    #[inline(always)]
+    fn on_its_device(skb: Skb<A>) -> Self {
+        let dev = skb.dev();
+        Self { skb, ifindex: dev.ifindex(), netns: dev.netns(), arriving: false }
+    }
+}
+
+impl<A: Access> Source for Packet<A> {
+    #[inline(always)]
+    fn address(&self) -> u64 {
+        self.skb.address()
+    }
+
+    #[inline(always)]
+    fn len(&self) -> u32 {
+        self.skb.len()
+    }
+
+    #[inline(always)]
+    fn ifindex(&self) -> u32 {
+        self.ifindex
+    }
+
+    #[inline(always)]
+    fn netns(&self) -> u32 {
+        self.netns
+    }
+
+    #[inline(always)]
+    fn headers(&self) -> Headers {
+        let skb = self.skb;
+        let ethernet = if skb.dev().is_ethernet() { skb.ethernet_header() } else { None };
+        let network = if self.arriving { skb.data() } else { skb.network_header() };
+        Headers { ethernet, network, end: skb.linear_end(), protocol: skb.protocol() }
+    }
+}
+
+impl<A: Access> Capture for Packet<A> {
+    const ALWAYS: bool = false;
+
+    #[inline(always)]
+    unsafe fn capture(&self, into: *mut u8, max: u32) -> (u32, bool) {
+        let headers = self.headers();
+        let (from, link_header) = match headers.ethernet {
+            Some(ethernet) => (ethernet, true),
+            None => (headers.network, false),
+        };
+        if from >= headers.end {
+            return (0, false);
+        }
+        let there = headers.end - from;
+        let n = if there < u64::from(max) { there as u32 } else { max };
+        if n == 0 || n > max {
+            return (0, false);
+        }
+        // SAFETY: `into` has room for `max` bytes; the helper checks `from` itself.
+        let code = unsafe {
+            aya_ebpf::helpers::generated::bpf_probe_read_kernel(into.cast(), n, from as *const _)
+        };
+        (if code == 0 { n } else { 0 }, link_header)
+    }
+}
+
+/// Reports a packet in the midst of its life, if it is followed.
+#[inline(always)]
+fn report_known<S: Capture>(source: &S, point: Point, detail: impl Detail) {
+    if let Some(sighting) = known(source.address()) {
+        emit(source, &sighting, &Report { point, flags: 0, detail: detail.to_wire() });
+    }
+}

@@ -1,0 +1,78 @@
+//! Neighbours: a packet waits for, or asks for, the link-layer address of its next hop. Their
+//! tracepoints carry no skb: the event belongs to the packet that this CPU is taking from
+//! POST_ROUTING to egress, and only when the neighbour is that packet's destination or gateway.
+
+use aya_ebpf::programs::BtfTracePointContext;
+use tracer_common::{
+    event::{detail::Neigh, family},
+    point::Point,
+};
+
+use super::{Packet, report_known};
+use crate::{
+    skb::{Access as _, Dev, Direct, Pointer, Probe, Skb, offset, read_into},
+    track::{current, known},
+};
+
+/// `NUD_CONNECTED` (permanent, noarp, reachable), probe, stale and delay: the address is known.
+const NUD_VALID: u8 = 0x80 | 0x40 | 0x02 | 0x10 | 0x04 | 0x08;
+
+/// tp_btf `neigh_event_send_done(neigh, rc)`: `__neigh_event_send`, where the neighbour is not
+/// known to be reachable.
+#[inline(always)]
+pub fn event_send(ctx: &BtfTracePointContext) {
+    let Some(skb) = current() else { return };
+    let neigh: *const u8 = ctx.arg(0);
+    if !is_next_hop(skb, neigh) {
+        return;
+    }
+    let state: u8 = Direct::read(neigh, offset!(neigh_state));
+    let mut detail = Neigh { state, ..Neigh::default() };
+    if state & NUD_VALID != 0 {
+        read_into((neigh as u64).wrapping_add(u64::from(offset!(neigh_ha))), &mut detail.lladdr);
+        detail.known = 1;
+    }
+    let dev = Dev::<Direct>::new(Direct::read::<Pointer>(neigh, offset!(neigh_dev)).0);
+    let packet = Packet {
+        skb: Skb::<Probe>::new(skb as *const u8),
+        ifindex: dev.ifindex(),
+        netns: dev.netns(),
+        arriving: false,
+    };
+    report_known(&packet, Point::Neigh, detail);
+}
+
+/// Whether this neighbour is the destination of the packet, or the gateway of its route.
+#[inline(always)]
+fn is_next_hop(skb: u64, neigh: *const u8) -> bool {
+    let Some(sighting) = known(skb) else { return false };
+    // SAFETY: a live map value; only the CPU that handles the packet touches it.
+    let packet = unsafe { &(*sighting.followed).tuple };
+    let key_at = (neigh as u64).wrapping_add(u64::from(offset!(neigh_key)));
+    // `_skb_refdst`: the lowest bit says that no reference is held.
+    let route = Probe::read::<u64>(skb as *const u8, offset!(skb_dst)) & !1;
+    if packet.family == family::IPV4 {
+        let mut key = [0; 4];
+        if !read_into(key_at, &mut key) {
+            return false;
+        }
+        let [.., a, b, c, d] = packet.dst;
+        if key == [a, b, c, d] {
+            return true;
+        }
+        let gateway: u32 = Probe::read(route as *const u8, offset!(rtable_gw4));
+        route != 0 && gateway != 0 && gateway.to_ne_bytes() == key
+    } else {
+        let mut key = [0; 16];
+        if !read_into(key_at, &mut key) {
+            return false;
+        }
+        if key == packet.dst {
+            return true;
+        }
+        let mut gateway = [0; 16];
+        route != 0
+            && read_into(route.wrapping_add(u64::from(offset!(rt6_gateway))), &mut gateway)
+            && gateway == key
+    }
+}

@@ -1,0 +1,111 @@
+//! Routing decisions. Their tracepoints carry no skb: the decision belongs to the packet that this
+//! CPU is taking from its reception to LOCAL_IN or FORWARD, and only when the addresses agree.
+
+use aya_ebpf::programs::BtfTracePointContext;
+use tracer_common::{event::detail::Route, point::Point};
+
+use super::{Packet, report_known};
+use crate::{
+    skb::{Access as _, Direct, Pointer, Probe, Skb, offset, read_into},
+    track::{current, known},
+};
+
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+
+/// tp_btf `fib_table_lookup(table, flow, next hop, error)`; `next hop` is null without a route.
+#[inline(always)]
+pub fn fib4(ctx: &BtfTracePointContext) {
+    let Some(skb) = current() else { return };
+    let flow: *const u8 = ctx.arg(1);
+    let saddr: u32 = Direct::read(flow, offset!(flowi4_saddr));
+    let daddr: u32 = Direct::read(flow, offset!(flowi4_daddr));
+    let Some(reverse) = direction(skb, &mapped(saddr), &mapped(daddr)) else { return };
+    let next_hop: *const u8 = ctx.arg(2);
+    let mut detail = Route {
+        table: ctx.arg::<u32>(0),
+        error: ctx.arg::<i32>(3),
+        reverse: reverse as u8,
+        ..Route::default()
+    };
+    if !next_hop.is_null() {
+        detail.oif = Direct::read(next_hop, offset!(nhc_oif));
+        gateway(next_hop as u64, &mut detail);
+    }
+    report(skb, detail);
+}
+
+/// tp_btf `fib6_table_lookup(net, result, table, flow)`.
+#[inline(always)]
+pub fn fib6(ctx: &BtfTracePointContext) {
+    let Some(skb) = current() else { return };
+    let flow: *const u8 = ctx.arg(3);
+    let address = |offset: u32| {
+        let mut bytes = [0; 16];
+        read_into((flow as u64).wrapping_add(u64::from(offset)), &mut bytes);
+        bytes
+    };
+    let (saddr, daddr) = (address(offset!(flowi6_saddr)), address(offset!(flowi6_daddr)));
+    let Some(reverse) = direction(skb, &saddr, &daddr) else { return };
+    let result: *const u8 = ctx.arg(1);
+    let table: *const u8 = ctx.arg(2);
+    let mut detail = Route {
+        table: Direct::read(table, offset!(fib6_table_id)),
+        kind: Direct::read(result, offset!(fib6_result_type)),
+        reverse: reverse as u8,
+        ..Route::default()
+    };
+    let next_hop = Direct::read::<Pointer>(result, offset!(fib6_result_nh)).0 as u64;
+    if next_hop != 0 {
+        let common = next_hop.wrapping_add(u64::from(offset!(fib6_nh_common)));
+        detail.oif = Probe::read(common as *const u8, offset!(nhc_oif));
+        gateway(common, &mut detail);
+    }
+    report(skb, detail);
+}
+
+/// Whether a look-up from `saddr` to `daddr` is for the packet's way forward (false), back (true),
+/// or not for it (none).
+#[inline(always)]
+fn direction(skb: u64, saddr: &[u8; 16], daddr: &[u8; 16]) -> Option<bool> {
+    let sighting = known(skb)?;
+    // SAFETY: a live map value; only the CPU that handles the packet touches it.
+    let packet = unsafe { &(*sighting.followed).tuple };
+    if packet.src == *saddr && packet.dst == *daddr {
+        Some(false)
+    } else if packet.src == *daddr && packet.dst == *saddr {
+        Some(true)
+    } else {
+        None
+    }
+}
+
+/// Reads the gateway of a `struct fib_nh_common`.
+#[inline(always)]
+fn gateway(common: u64, detail: &mut Route) {
+    let at = common as *const u8;
+    match Probe::read::<u8>(at, offset!(nhc_gw_family)) {
+        AF_INET => {
+            detail.gateway = mapped(Probe::read(at, offset!(nhc_gw)));
+            detail.gateway_family = 4;
+        }
+        AF_INET6 => {
+            read_into(common.wrapping_add(u64::from(offset!(nhc_gw))), &mut detail.gateway);
+            detail.gateway_family = 6;
+        }
+        _ => {}
+    }
+}
+
+#[inline(always)]
+fn report(skb: u64, detail: Route) {
+    let skb = Skb::<Probe>::new(skb as *const u8);
+    report_known(&Packet::on_its_device(skb), Point::Route, detail);
+}
+
+/// An IPv4 address in network order, IPv4-mapped.
+#[inline(always)]
+fn mapped(v4: u32) -> [u8; 16] {
+    let [a, b, c, d] = v4.to_ne_bytes();
+    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
+}

@@ -1,0 +1,39 @@
+//! Sockets: a task reads what was delivered.
+
+use aya_ebpf::{
+    helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid},
+    programs::BtfTracePointContext,
+};
+use tracer_common::{
+    event::detail::{Detail as _, Socket},
+    point::Point,
+};
+
+use super::Packet;
+use crate::{
+    emit::{Report, emit},
+    skb::{Direct, Skb},
+    track::known,
+};
+
+/// tp_btf `skb_copy_datagram_iovec(skb, len)`: UDP, raw and TCP reads, in the reading task.
+#[inline(always)]
+pub fn read(ctx: &BtfTracePointContext) {
+    let skb = Skb::<Direct>::new(ctx.arg(0));
+    let Some(sighting) = known(skb.address()) else { return };
+    // SAFETY: a live map value; only the CPU that handles the packet touches it.
+    let followed = unsafe { &mut *sighting.followed };
+    followed.delivered = 1;
+    // A large segment is read piece by piece: say it once.
+    if followed.read != 0 {
+        return;
+    }
+    followed.read = 1;
+    let detail = Socket {
+        comm: bpf_get_current_comm().unwrap_or_default(),
+        pid: (bpf_get_current_pid_tgid() >> 32) as u32,
+    };
+    // A packet in a socket's queue has no device; its socket knows the namespace.
+    let packet = Packet { skb, ifindex: 0, netns: skb.socket_netns(), arriving: false };
+    emit(&packet, &sighting, &Report { point: Point::Socket, flags: 0, detail: detail.to_wire() });
+}

@@ -1,0 +1,228 @@
+//! Reads `struct sk_buff` and what hangs on it, at the offsets that the running kernel has.
+
+use core::marker::PhantomData;
+
+use aya_ebpf::helpers::bpf_probe_read_kernel;
+use tracer_common::config::ABSENT;
+
+/// One field of [`OFFSETS`](crate::globals::OFFSETS).
+macro_rules! offset {
+    ($field:ident) => {
+        // SAFETY: a live static; volatile, or the compiler would fold the default in.
+        unsafe { core::ptr::read_volatile(&raw const $crate::globals::OFFSETS.$field) }
+    };
+}
+pub(crate) use offset;
+
+/// How kernel memory is read.
+pub trait Access: Copy {
+    /// Reads the `T` at `base + offset`; zeros where it cannot be read or the kernel lacks the field.
+    fn read<T: Copy + Default>(base: *const u8, offset: u32) -> T;
+}
+
+/// Plain loads through BTF-typed pointers: tp_btf, fentry and netfilter contexts.
+#[derive(Clone, Copy)]
+pub struct Direct;
+
+impl Access for Direct {
+    #[inline(always)]
+    fn read<T: Copy + Default>(base: *const u8, offset: u32) -> T {
+        if offset == ABSENT {
+            return T::default();
+        }
+        // SAFETY: the verifier knows `base`'s BTF type and `offset` as a constant, and rejects a
+        // load that is not a field; a faulting load yields 0.
+        unsafe { core::ptr::read_volatile(base.add(offset as usize).cast()) }
+    }
+}
+
+/// Loads by `bpf_probe_read_kernel`: any context that is allowed to trace.
+#[derive(Clone, Copy)]
+pub struct Probe;
+
+impl Access for Probe {
+    #[inline(always)]
+    fn read<T: Copy + Default>(base: *const u8, offset: u32) -> T {
+        if offset == ABSENT {
+            return T::default();
+        }
+        // SAFETY: the helper checks the address itself.
+        unsafe { bpf_probe_read_kernel(base.wrapping_add(offset as usize).cast()) }
+            .unwrap_or_default()
+    }
+}
+
+/// A kernel address without a BTF type, as a value that `Default`s to 0.
+type Address = u64;
+
+/// A `struct sk_buff`.
+#[derive(Clone, Copy)]
+pub struct Skb<A> {
+    at: *const u8,
+    access: PhantomData<A>,
+}
+
+impl<A: Access> Skb<A> {
+    /// The skb at this address.
+    #[inline(always)]
+    pub fn new(at: *const u8) -> Self {
+        Self { at, access: PhantomData }
+    }
+
+    /// Its address.
+    #[inline(always)]
+    pub fn address(self) -> u64 {
+        self.at as u64
+    }
+
+    /// The device that it is on.
+    #[inline(always)]
+    pub fn dev(self) -> Dev<A> {
+        Dev::new(A::read::<Pointer>(self.at, offset!(skb_dev)).0)
+    }
+
+    /// Its bytes, page fragments included.
+    #[inline(always)]
+    pub fn len(self) -> u32 {
+        A::read(self.at, offset!(skb_len))
+    }
+
+    /// Its ethertype, host order.
+    #[inline(always)]
+    pub fn protocol(self) -> u16 {
+        u16::from_be(A::read(self.at, offset!(skb_protocol)))
+    }
+
+    /// Where the packet begins: the link-layer header on the way out, what follows it on the way in.
+    #[inline(always)]
+    pub fn data(self) -> Address {
+        A::read(self.at, offset!(skb_data))
+    }
+
+    /// The first address behind its linear part.
+    #[inline(always)]
+    pub fn linear_end(self) -> Address {
+        let paged: u32 = A::read(self.at, offset!(skb_data_len));
+        self.data() + u64::from(self.len().wrapping_sub(paged))
+    }
+
+    /// Where the network header begins.
+    #[inline(always)]
+    pub fn network_header(self) -> Address {
+        let from_head: u16 = A::read(self.at, offset!(skb_network_header));
+        A::read::<Address>(self.at, offset!(skb_head)) + u64::from(from_head)
+    }
+
+    /// Where the link-layer header begins, when there is one and the device is Ethernet.
+    #[inline(always)]
+    pub fn ethernet_header(self) -> Option<Address> {
+        let from_head: u16 = A::read(self.at, offset!(skb_mac_header));
+        // `skb_mac_header_was_set`; an offset of 0 would leave no headroom that any stack has.
+        if from_head == u16::MAX || from_head == 0 {
+            return None;
+        }
+        Some(A::read::<Address>(self.at, offset!(skb_head)) + u64::from(from_head))
+    }
+
+    /// The network namespace of its socket, by inode; 0 when it has none.
+    #[inline(always)]
+    pub fn socket_netns(self) -> u32 {
+        let sk = A::read::<Pointer>(self.at, offset!(skb_sk)).0;
+        if sk.is_null() {
+            return 0;
+        }
+        Net::<A>::new(A::read::<Pointer>(sk, offset!(sk_net)).0).inode()
+    }
+}
+
+/// A pointer that is a field of a kernel structure; keeps its BTF type through a [`Direct`] read.
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+pub struct Pointer(pub *const u8);
+
+impl Default for Pointer {
+    fn default() -> Self {
+        Self(core::ptr::null())
+    }
+}
+
+/// A `struct net_device`, possibly none.
+#[derive(Clone, Copy)]
+pub struct Dev<A> {
+    at: *const u8,
+    access: PhantomData<A>,
+}
+
+impl<A: Access> Dev<A> {
+    /// The device at this address, which may be null.
+    #[inline(always)]
+    pub fn new(at: *const u8) -> Self {
+        Self { at, access: PhantomData }
+    }
+
+    /// Whether there is none.
+    #[inline(always)]
+    pub fn is_none(self) -> bool {
+        self.at.is_null()
+    }
+
+    /// Its index; 0 for none.
+    #[inline(always)]
+    pub fn ifindex(self) -> u32 {
+        if self.is_none() { 0 } else { A::read(self.at, offset!(dev_ifindex)) }
+    }
+
+    /// Its network namespace, by inode; 0 for none.
+    #[inline(always)]
+    pub fn netns(self) -> u32 {
+        if self.is_none() {
+            return 0;
+        }
+        Net::<A>::new(A::read::<Pointer>(self.at, offset!(dev_net)).0).inode()
+    }
+
+    /// Whether its link-layer header is Ethernet's (`ARPHRD_ETHER`, `ARPHRD_LOOPBACK`).
+    #[inline(always)]
+    pub fn is_ethernet(self) -> bool {
+        if self.is_none() {
+            return false;
+        }
+        let kind: u16 = A::read(self.at, offset!(dev_type));
+        kind == 1 || kind == 772
+    }
+}
+
+/// A `struct net`.
+#[derive(Clone, Copy)]
+pub struct Net<A> {
+    at: *const u8,
+    access: PhantomData<A>,
+}
+
+impl<A: Access> Net<A> {
+    /// The namespace at this address.
+    #[inline(always)]
+    pub fn new(at: *const u8) -> Self {
+        Self { at, access: PhantomData }
+    }
+
+    /// Its inode.
+    #[inline(always)]
+    pub fn inode(self) -> u32 {
+        A::read(self.at, offset!(net_inum))
+    }
+}
+
+/// Reads packet bytes (or any kernel memory) into `into`; false when they cannot be read.
+#[inline(always)]
+pub fn read_into<const N: usize>(from: u64, into: &mut [u8; N]) -> bool {
+    // SAFETY: `into` is N bytes; the helper checks `from` itself.
+    let code = unsafe {
+        aya_ebpf::helpers::generated::bpf_probe_read_kernel(
+            into.as_mut_ptr().cast(),
+            N as u32,
+            from as *const _,
+        )
+    };
+    code == 0
+}

@@ -1,0 +1,204 @@
+//! The command line.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+use crate::{
+    probe::RING_BYTES,
+    select::{Address, MacAddress, NetnsRef, PortRange, Protocol},
+};
+
+/// Trace the path of a container's packets across this host
+///
+/// Shows where packets go (container, veth, bridge, netfilter, routing, qdisc, NIC), what happens
+/// to them on the way, and where and why they stop. Without a selection it follows every packet.
+#[derive(Debug, Parser)]
+#[command(name = "pathtrace", version, args_conflicts_with_subcommands = true)]
+pub struct Cli {
+    /// Something else than a trace.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// The trace.
+    #[command(flatten)]
+    pub trace: TraceArgs,
+}
+
+/// What else pathtrace does.
+#[derive(Clone, Copy, Debug, Subcommand)]
+pub enum Command {
+    /// Show what this kernel offers: each point, the mechanism chosen, or why there is none
+    Probes,
+    /// Print the JSON Schema of the JSON output
+    Schema,
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: Shell,
+    },
+}
+
+/// A trace: what to follow, and how to show it.
+#[derive(Debug, Args)]
+pub struct TraceArgs {
+    /// Which packets.
+    #[command(flatten)]
+    pub select: SelectArgs,
+
+    /// How journeys are shown; `auto` is text
+    #[arg(short, long, value_enum, default_value_t = Format::Auto, help_heading = "Output")]
+    pub output: Format,
+    /// Show only journeys that ended in a drop
+    #[arg(long, help_heading = "Output")]
+    pub drops: bool,
+    /// In text: every point, or one line a layer and interface
+    #[arg(long, value_enum, default_value_t = Hops::Main, help_heading = "Output")]
+    pub hops: Hops,
+    /// Stop after N finished journeys (with --drops: after N drops)
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), help_heading = "Output")]
+    pub count: Option<u64>,
+    /// Stop after a time, e.g. 5s, 500ms, 2m
+    #[arg(long, value_name = "TIME", value_parser = duration, help_heading = "Output")]
+    pub duration: Option<Duration>,
+    /// Capture N bytes of each packet at every point and show them in JSON
+    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65535), help_heading = "Output")]
+    pub snaplen: Option<u32>,
+    /// Show addresses only, not the names of the namespaces that own them
+    #[arg(short = 'n', help_heading = "Output")]
+    pub no_names: bool,
+    /// More of the tool's own log on stderr (-v: info, -vv: debug)
+    #[arg(short, action = clap::ArgAction::Count, help_heading = "Output")]
+    pub verbose: u8,
+
+    /// Size of the buffer between kernel and pathtrace: a power of two, e.g. 16M
+    #[arg(long, value_name = "BYTES", default_value = "16M", value_parser = ring_size, help_heading = "Limits")]
+    pub ring_size: u32,
+
+    /// Also write every event to this file, as JSON lines: what test fixtures are made of
+    #[arg(long, value_name = "FILE", hide = true)]
+    pub dump_events: Option<PathBuf>,
+}
+
+/// Which packets to follow. Different flags must all hold; one flag given more than once holds for
+/// either value.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Select")]
+pub struct SelectArgs {
+    /// Either address, before or after NAT
+    #[arg(long, value_name = "ADDR[/N]")]
+    pub ip: Vec<Address>,
+    /// Source address
+    #[arg(long, value_name = "ADDR[/N]")]
+    pub src: Vec<Address>,
+    /// Destination address
+    #[arg(long, value_name = "ADDR[/N]")]
+    pub dst: Vec<Address>,
+    /// Either port
+    #[arg(long, value_name = "PORT[-PORT]")]
+    pub port: Vec<PortRange>,
+    /// Source port
+    #[arg(long, value_name = "PORT[-PORT]")]
+    pub sport: Vec<PortRange>,
+    /// Destination port
+    #[arg(long, value_name = "PORT[-PORT]")]
+    pub dport: Vec<PortRange>,
+    /// Protocol: tcp, udp, icmp, icmp6, sctp, arp, or an IP protocol's number
+    #[arg(long, value_name = "PROTO")]
+    pub proto: Vec<Protocol>,
+    /// Either link-layer address
+    #[arg(long, value_name = "MAC")]
+    pub mac: Vec<MacAddress>,
+    /// Seen at this interface (of this network namespace, or of those given by --netns)
+    #[arg(long, value_name = "NAME")]
+    pub iface: Vec<String>,
+    /// Seen in this network namespace
+    #[arg(long, value_name = "NAME|PATH|INODE|pid:N")]
+    pub netns: Vec<NetnsRef>,
+}
+
+/// How journeys are shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// Text.
+    Auto,
+    /// A block of lines for each journey.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// How much of a journey text shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Hops {
+    /// Every point
+    All,
+    /// One line a layer and interface
+    Main,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let seconds = match unit {
+        "ms" => 0.001,
+        "" | "s" => 1.0,
+        "m" => 60.0,
+        "h" => 3600.0,
+        _ => return Err(format!("{unit:?} is no unit of time; use ms, s, m or h")),
+    };
+    let number: f64 = number.parse().map_err(|_| "a time is a number and a unit, as 5s".to_owned())?;
+    let duration = Duration::try_from_secs_f64(number * seconds).map_err(|e| e.to_string())?;
+    if duration.is_zero() { Err("a trace of no time sees nothing".into()) } else { Ok(duration) }
+}
+
+fn ring_size(text: &str) -> Result<u32, String> {
+    let (number, factor) = match text.strip_suffix(['k', 'K']) {
+        Some(number) => (number, 1 << 10),
+        None => match text.strip_suffix(['m', 'M']) {
+            Some(number) => (number, 1 << 20),
+            None => (text.strip_suffix(['g', 'G']).map_or((text, 1), |number| (number, 1 << 30))),
+        },
+    };
+    let bytes = number
+        .parse::<u64>()
+        .ok()
+        .and_then(|n| n.checked_mul(factor))
+        .ok_or("a size is a number of bytes, or one with K, M or G")?;
+    let (least, most) = (*RING_BYTES.start(), *RING_BYTES.end());
+    u32::try_from(bytes)
+        .ok()
+        .filter(|n| RING_BYTES.contains(n) && n.is_power_of_two())
+        .ok_or_else(|| format!("the ring buffer takes a power of two from {least} to {most} bytes"))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn times_have_units() {
+        assert_eq!(duration("5s"), Ok(Duration::from_secs(5)));
+        assert_eq!(duration("1.5m"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
+        for bad in ["", "s", "0", "5 s", "-1s", "5d", "1e400"] {
+            assert!(duration(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn ring_sizes_are_powers_of_two_within_bounds() {
+        assert_eq!(ring_size("64K"), Ok(65_536));
+        assert_eq!(ring_size("16M"), Ok(16 << 20));
+        for bad in ["0", "1", "3M", "1T", "", "-1", "8G", "99999999999999999999G"] {
+            assert!(ring_size(bad).is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! What explaining needs to know of this machine, as traits: whoever knows it implements them.
+
+use crate::event::{InHook, Place};
+
+/// A name and an offset in the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Symbol<'a> {
+    /// The function, as `/proc/kallsyms` names it.
+    pub name: &'a str,
+    /// Bytes from its start.
+    pub offset: u64,
+}
+
+impl Symbol<'_> {
+    /// The function as it is written in the kernel's source: without what the compiler appends
+    /// (`.constprop.0`, `.isra.0`, `.part.0`, `.cold`).
+    pub fn function(&self) -> &str {
+        self.name.split_once('.').map_or(self.name, |(function, _)| function)
+    }
+}
+
+/// Names of the kernel that traced.
+pub trait KernelNames {
+    /// Name of a drop reason, with or without `SKB_DROP_REASON_`.
+    fn reason(&self, number: u32) -> Option<&str>;
+    /// The function that an address is in.
+    fn symbol(&self, address: u64) -> Option<Symbol<'_>>;
+}
+
+/// Knows nothing.
+impl KernelNames for () {
+    fn reason(&self, _: u32) -> Option<&str> {
+        None
+    }
+
+    fn symbol(&self, _: u64) -> Option<Symbol<'_>> {
+        None
+    }
+}
+
+impl<T: KernelNames + ?Sized> KernelNames for std::sync::Arc<T> {
+    fn reason(&self, number: u32) -> Option<&str> {
+        (**self).reason(number)
+    }
+
+    fn symbol(&self, address: u64) -> Option<Symbol<'_>> {
+        (**self).symbol(address)
+    }
+}
+
+/// The name of a drop reason as it is shown: `NETFILTER_DROP`.
+pub fn reason_name(names: &(impl KernelNames + ?Sized), number: u32) -> String {
+    match names.reason(number) {
+        Some(name) => name.strip_prefix("SKB_DROP_REASON_").unwrap_or(name).to_owned(),
+        None => format!("reason {number}"),
+    }
+}
+
+/// A place in the kernel as it is shown: `nf_hook_slow+0xbe`, or the address without a name.
+pub fn location_name(names: &(impl KernelNames + ?Sized), address: u64) -> String {
+    match names.symbol(address) {
+        Some(symbol) => format!("{}+{:#x}", symbol.name, symbol.offset),
+        None => format!("{address:#x}"),
+    }
+}
+
+/// A network namespace, as people know it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NetnsName {
+    /// Name under /run/netns; `host` for the namespace that pathtrace runs in.
+    pub name: Option<String>,
+    /// `RUNTIME:NAME` of the container that owns it.
+    pub container: Option<String>,
+    /// It is the namespace that pathtrace runs in.
+    pub own: bool,
+}
+
+/// An interface, as people know it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DeviceName {
+    /// Its name.
+    pub name: Option<String>,
+    /// The bridge that it is a port of.
+    pub bridge: Option<String>,
+}
+
+/// Names of namespaces and interfaces.
+pub trait Names {
+    /// A network namespace by its inode.
+    fn netns(&self, inode: u32) -> NetnsName;
+    /// An interface.
+    fn device(&self, place: Place) -> DeviceName;
+}
+
+/// Knows nothing.
+impl Names for () {
+    fn netns(&self, _: u32) -> NetnsName {
+        NetnsName::default()
+    }
+
+    fn device(&self, _: Place) -> DeviceName {
+        DeviceName::default()
+    }
+}
+
+/// A base chain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BaseChain {
+    /// `nftables` or `iptables-legacy`.
+    pub backend: String,
+    /// `ip`, `ip6` or `inet`.
+    pub family: String,
+    /// Table.
+    pub table: String,
+    /// Chain.
+    pub chain: String,
+    /// Hook.
+    pub hook: String,
+    /// Priority.
+    pub priority: i32,
+    /// Whether its policy is to drop, where that is known.
+    pub policy_drops: Option<bool>,
+}
+
+/// What stands between two neighbouring observers of a netfilter hook.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Bracket {
+    /// Priority of the observer that the packet passed.
+    pub after: Option<i32>,
+    /// Priority of the next observer, which it did not reach.
+    pub before: Option<i32>,
+    /// The base chains between them.
+    pub chains: Vec<BaseChain>,
+}
+
+/// Evidence of this machine for what happened to a packet.
+pub trait Evidence: KernelNames + Names {
+    /// What stands between the last observer that a packet passed and the next one.
+    fn bracket(&self, netns: u32, hook: InHook) -> Option<Bracket>;
+    /// A kernel setting of a namespace, by its dotted name (`net.ipv4.ip_forward`).
+    fn sysctl(&self, netns: u32, name: &str) -> Option<String>;
+}
+
+/// Knows nothing.
+impl Evidence for () {
+    fn bracket(&self, _: u32, _: InHook) -> Option<Bracket> {
+        None
+    }
+
+    fn sysctl(&self, _: u32, _: &str) -> Option<String> {
+        None
+    }
+}

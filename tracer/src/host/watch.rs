@@ -1,0 +1,359 @@
+//! Told when links or addresses change in the watched namespaces, and when namespaces come or go.
+//!
+//! Each watched namespace has an rtnetlink socket in the groups of links and addresses. Such a
+//! socket keeps its namespace alive, so it is closed as soon as nothing else leads there: at once
+//! for a name that is removed, else at the next look at all namespaces ([`RESCAN`]). New names are
+//! told by inotify, new namespaces of processes by that look.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    mem::MaybeUninit,
+    os::fd::OwnedFd,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use rustix::{buffer::spare_capacity, event::epoll, fs::inotify};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    time::{sleep, sleep_until},
+};
+
+use super::{
+    Error,
+    netlink::borrow,
+    netns::{NAMED, Netns},
+};
+
+/// How long changes are gathered after the first: a container's start makes dozens.
+const GATHER: Duration = Duration::from_millis(50);
+
+/// How often all namespaces are looked up, at most; on a machine where that takes long, so seldom
+/// that it takes a fiftieth of the time.
+pub const RESCAN: Duration = Duration::from_secs(2);
+
+/// When to look again after a name appeared that is no namespace yet: `ip netns add` makes the
+/// file first.
+const SOON: Duration = Duration::from_millis(200);
+
+/// Groups of linux/rtnetlink.h that are listened to.
+const GROUPS: [libc::c_uint; 3] =
+    [libc::RTNLGRP_LINK, libc::RTNLGRP_IPV4_IFADDR, libc::RTNLGRP_IPV6_IFADDR];
+
+/// What changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Change {
+    /// Links or addresses of the namespace with this inode.
+    Namespace(u32),
+    /// Namespaces came, went, or got another name.
+    Namespaces,
+}
+
+/// Watches namespaces. Needs a tokio runtime with time and I/O.
+pub struct Watch {
+    /// Readable when any of the sockets, or `names`, is.
+    ready: AsyncFd<OwnedFd>,
+    sockets: BTreeMap<u32, Socket>,
+    names: OwnedFd,
+    /// inotify's number for the directory above [`NAMED`], while that is not there.
+    above: Option<i32>,
+    known: BTreeSet<(u32, Option<String>)>,
+    next_scan: Instant,
+    changes: BTreeSet<Change>,
+}
+
+/// How often in a row the sockets are asked for more: changes without end must still be told.
+const MOST_ROUNDS: usize = 16;
+
+/// What an epoll event is about: an inode, or this.
+const NAMES: u64 = u64::MAX;
+
+impl Watch {
+    /// Watches for namespaces that come and go. Which of them are watched for links and addresses
+    /// is said by [`follow`](Self::follow).
+    ///
+    /// # Errors
+    /// When the kernel gives no more files, or the namespaces cannot be listed.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime with I/O.
+    pub fn new() -> Result<Self, Error> {
+        let open = || {
+            let poll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+            let flags = inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK;
+            let names = inotify::init(flags)?;
+            epoll::add(&poll, &names, epoll::EventData::new_u64(NAMES), epoll::EventFlags::IN)?;
+            // SAFETY: an OwnedFd stays open, and the same file, until it is dropped.
+            let ready = unsafe { AsyncFd::register_with_interest(poll, Interest::READABLE)? };
+            Ok((ready, names))
+        };
+        let (ready, names) =
+            open().map_err(|e: io::Error| Error::new("watch for network namespaces", e))?;
+        let mut watch = Self {
+            ready,
+            sockets: BTreeMap::new(),
+            names,
+            above: None,
+            known: BTreeSet::new(),
+            next_scan: Instant::now() + RESCAN,
+            changes: BTreeSet::new(),
+        };
+        watch.watch_names();
+        watch.known = known(&Netns::all()?);
+        Ok(watch)
+    }
+
+    /// Watches links and addresses of exactly these namespaces from now on. Returns those that
+    /// cannot be watched; their changes stay unnoticed.
+    pub fn follow(&mut self, namespaces: &[Netns]) -> Vec<(u32, Error)> {
+        let wanted: BTreeSet<_> = namespaces.iter().map(|n| n.inode).collect();
+        // A socket that is closed leaves the epoll set by itself.
+        self.sockets.retain(|inode, _| wanted.contains(inode));
+        let mut failed = Vec::new();
+        for netns in namespaces {
+            if !self.sockets.contains_key(&netns.inode)
+                && let Err(e) = self.add(netns)
+            {
+                failed.push((netns.inode, e));
+            }
+        }
+        failed
+    }
+
+    /// Waits for something to change, and tells all that changed within a moment. Dropping the
+    /// future loses nothing.
+    pub async fn changed(&mut self) -> BTreeSet<Change> {
+        while self.changes.is_empty() {
+            tokio::select! {
+                () = wait_readable(&self.ready) => {}
+                () = sleep_until(self.next_scan.into()) => {}
+            }
+            self.collect();
+        }
+        sleep(GATHER).await;
+        self.collect();
+        std::mem::take(&mut self.changes)
+    }
+
+    fn add(&mut self, netns: &Netns) -> Result<(), Error> {
+        let fail = |e| Error::new(format!("watch the links of {}", netns.label()), e);
+        let socket = netns.enter(listen)?.map_err(fail)?;
+        let data = epoll::EventData::new_u64(netns.inode.into());
+        epoll::add(self.ready.get_ref(), borrow(&socket), data, epoll::EventFlags::IN)
+            .map_err(|e| fail(e.into()))?;
+        self.sockets.insert(netns.inode, socket);
+        Ok(())
+    }
+
+    /// Takes what there is, without waiting.
+    fn collect(&mut self) {
+        for _ in 0..MOST_ROUNDS {
+            let mut events = Vec::with_capacity(64);
+            let now = Some(&rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 });
+            let got = epoll::wait(self.ready.get_ref(), spare_capacity(&mut events), now);
+            if !matches!(got, Ok(n) if n > 0) {
+                break;
+            }
+            for event in events {
+                self.take(event.data.u64());
+            }
+        }
+        if Instant::now() >= self.next_scan {
+            self.scan();
+        }
+    }
+
+    fn take(&mut self, about: u64) {
+        if about == NAMES {
+            if drain_names(&self.names, self.above) {
+                self.watch_names();
+                self.next_scan = self.next_scan.min(Instant::now() + GATHER);
+            }
+        } else if let Ok(inode) = u32::try_from(about) {
+            match self.sockets.get(&inode).map(drain) {
+                None => {}
+                Some(Ok(())) => drop(self.changes.insert(Change::Namespace(inode))),
+                Some(Err(e)) => {
+                    log::warn!("cannot watch the links of network namespace {inode}: {e}");
+                    self.sockets.remove(&inode);
+                }
+            }
+        }
+    }
+
+    /// Looks up all namespaces, and lets go of those that nothing else leads to.
+    fn scan(&mut self) {
+        let start = Instant::now();
+        if let Ok(all) = Netns::all() {
+            let now = known(&all);
+            if now != self.known {
+                self.sockets.retain(|inode, _| all.iter().any(|n| n.inode == *inode));
+                self.known = now;
+                self.changes.insert(Change::Namespaces);
+            }
+        }
+        let pause = if self.names_pending() { SOON } else { RESCAN.max(start.elapsed() * 50) };
+        self.next_scan = Instant::now() + pause;
+    }
+
+    /// Whether a file was made for a namespace that is not there yet.
+    fn names_pending(&self) -> bool {
+        let names = std::fs::read_dir(NAMED).into_iter().flatten().flatten();
+        let fresh = |entry: &std::fs::DirEntry| {
+            let age = entry.metadata().ok()?.modified().ok()?.elapsed().ok()?;
+            Some(age < RESCAN && Netns::by_path(&entry.path()).is_err())
+        };
+        names.into_iter().any(|entry| fresh(&entry).unwrap_or(false))
+    }
+
+    /// Watches the directory of names, or, until that is made, the one above it. To watch again
+    /// what is watched changes nothing.
+    fn watch_names(&mut self) {
+        let flags = inotify::WatchFlags::CREATE
+            | inotify::WatchFlags::DELETE
+            | inotify::WatchFlags::MOVE
+            | inotify::WatchFlags::DELETE_SELF
+            | inotify::WatchFlags::ONLYDIR;
+        let is_watched = inotify::add_watch(&self.names, NAMED, flags).is_ok();
+        if is_watched && let Some(above) = self.above.take() {
+            let _ = inotify::remove_watch(&self.names, above);
+        }
+        if !is_watched && let Some(above) = Path::new(NAMED).parent() {
+            self.above = inotify::add_watch(&self.names, above, flags).ok();
+        }
+    }
+}
+
+async fn wait_readable(fd: &AsyncFd<OwnedFd>) {
+    // The guard says that nothing is left; a collection up to the end follows in any case. An
+    // error means that the runtime shuts down: then the timer is what ends the wait.
+    match fd.readable().await {
+        Ok(mut guard) => guard.clear_ready(),
+        Err(_) => std::future::pending().await,
+    }
+}
+
+fn known(all: &[Netns]) -> BTreeSet<(u32, Option<String>)> {
+    all.iter().map(|netns| (netns.inode, netns.name.clone())).collect()
+}
+
+/// A socket that hears of links and addresses of the calling thread's namespace.
+fn listen() -> io::Result<Socket> {
+    let mut socket = Socket::new(NETLINK_ROUTE)?;
+    socket.bind(&SocketAddr::new(0, 0))?;
+    for group in GROUPS {
+        socket.add_membership(group)?;
+    }
+    socket.set_non_blocking(true)?;
+    Ok(socket)
+}
+
+/// Takes all messages; what they say is read again from the kernel anyway. ENOBUFS says that some
+/// did not fit: that is a change like any other.
+fn drain(socket: &Socket) -> io::Result<()> {
+    // One byte: the kernel drops the rest of a message that is not asked for.
+    let mut byte = [0u8; 1];
+    loop {
+        match socket.recv(&mut &mut byte[..], 0) {
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) if e.raw_os_error() == Some(libc::ENOBUFS) => {}
+            Err(e) => return Err(e),
+            Ok(_) => {}
+        }
+    }
+}
+
+/// Takes all events; whether there was one about the names of namespaces. `above` watches a
+/// directory that has many other files.
+fn drain_names(names: &OwnedFd, above: Option<i32>) -> bool {
+    let mut buffer = [MaybeUninit::uninit(); 4096];
+    let mut reader = inotify::Reader::new(names, &mut buffer);
+    let directory = Path::new(NAMED).file_name().map(|name| name.as_encoded_bytes());
+    let mut any = false;
+    // The end is EAGAIN.
+    while let Ok(event) = reader.next() {
+        let file = event.file_name().map(|name| name.to_bytes());
+        any |= Some(event.wd()) != above || file == directory;
+    }
+    any
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::timeout;
+
+    use super::{super::testing::TestNetns, *};
+
+    /// Whether `wanted` is told in time. Other tests make namespaces as well.
+    async fn told(watch: &mut Watch, wanted: Change) -> bool {
+        let search = async { while !watch.changed().await.contains(&wanted) {} };
+        timeout(Duration::from_secs(5), search).await.is_ok()
+    }
+
+    #[tokio::test]
+    async fn a_changed_link_or_address_is_told_with_its_namespace() {
+        let (watched, other) = (TestNetns::new("watch"), TestNetns::new("other"));
+        let (inode, other_inode) = (watched.netns().inode, other.netns().inode);
+        let mut watch = Watch::new().unwrap();
+        assert!(watch.follow(&[watched.netns()]).is_empty());
+        for change in ["link add v0 type veth peer name v1", "address add 10.9.0.1/24 dev v0"] {
+            other.ip(change);
+            watched.ip(change);
+            assert!(told(&mut watch, Change::Namespace(inode)).await, "{change}");
+        }
+        watched.ip("link set v0 up");
+        let changes = watch.changed().await;
+        assert!(!changes.contains(&Change::Namespace(other_inode)));
+    }
+
+    #[tokio::test]
+    async fn a_flood_is_told_once_and_an_overrun_is_no_error() {
+        let test = TestNetns::new("flood");
+        let inode = test.netns().inode;
+        let mut watch = Watch::new().unwrap();
+        watch.follow(&[test.netns()]);
+        watch.sockets[&inode].set_rx_buf_sz(2048).unwrap();
+        let add = "for i in $(seq 1 200); do echo address add 10.9.0.$i/24 dev lo; done | ip -b -";
+        test.exec("sh", &["-c", add]);
+        assert!(told(&mut watch, Change::Namespace(inode)).await);
+        assert!(watch.sockets.contains_key(&inode));
+        test.ip("link add v0 type veth peer name v1");
+        assert!(told(&mut watch, Change::Namespace(inode)).await);
+    }
+
+    #[tokio::test]
+    async fn a_namespace_that_comes_or_goes_is_told_and_let_go() {
+        let mut watch = Watch::new().unwrap();
+        let test = TestNetns::new("comes");
+        let netns = test.netns();
+        while !watch.known.iter().any(|(inode, _)| *inode == netns.inode) {
+            assert!(told(&mut watch, Change::Namespaces).await);
+        }
+        watch.follow(std::slice::from_ref(&netns));
+        drop(test);
+        while watch.sockets.contains_key(&netns.inode) {
+            assert!(told(&mut watch, Change::Namespaces).await);
+        }
+        assert!(netns.open().is_err());
+        let failed = watch.follow(std::slice::from_ref(&netns));
+        assert!(failed[0].1.is_gone());
+    }
+
+    #[test]
+    fn a_directory_that_is_made_later_is_noticed_by_the_one_above() {
+        let above = std::env::temp_dir().join(format!("pt-host-{}-above", std::process::id()));
+        std::fs::create_dir(&above).unwrap();
+        let flags = inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK;
+        let names = inotify::init(flags).unwrap();
+        let number = inotify::add_watch(&names, &above, inotify::WatchFlags::CREATE).unwrap();
+        std::fs::write(above.join("something"), "").unwrap();
+        let for_another_file = drain_names(&names, Some(number));
+        std::fs::create_dir(above.join("netns")).unwrap();
+        let for_the_directory = drain_names(&names, Some(number));
+        std::fs::remove_dir_all(&above).unwrap();
+        assert!(!for_another_file && for_the_directory);
+    }
+}

@@ -1,0 +1,154 @@
+//! Events written by hand, for tests.
+
+use std::net::IpAddr;
+
+use super::{Assembler, Benign, Journey, Limits};
+use crate::event::{Event, Family, Headers, Hook, InHook, PacketId, Place, What};
+
+pub(crate) const MS: u64 = 1_000_000;
+pub(crate) const LIMITS: Limits =
+    Limits { in_flight: 64, flows: 64, ended: 64, settle_after: 100 * MS, lost_after: 1_000 * MS };
+
+pub(crate) fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+/// UDP over the family of the addresses.
+pub(crate) fn udp(src: &str, sport: u16, dst: &str, dport: u16) -> Headers {
+    let (src, dst) = (ip(src), ip(dst));
+    Headers {
+        family: if src.is_ipv4() { Family::Ipv4 } else { Family::Ipv6 },
+        proto: 17,
+        src,
+        dst,
+        sport,
+        dport,
+        l4_kind: 0,
+        l4_code: 0,
+        seq: 0,
+        ack: 0,
+        ip_id: 1,
+        ttl: 64,
+        later_fragment: false,
+    }
+}
+
+/// TCP with these flags.
+pub(crate) fn tcp(src: &str, sport: u16, dst: &str, dport: u16, flags: u8) -> Headers {
+    Headers { proto: 6, l4_kind: flags, ..udp(src, sport, dst, dport) }
+}
+
+/// ICMP of this type.
+pub(crate) fn icmp(src: &str, dst: &str, kind: u8, id: u16, seq: u32) -> Headers {
+    Headers { proto: 1, l4_kind: kind, seq, ..udp(src, id, dst, 0) }
+}
+
+/// ARP with this operation.
+pub(crate) fn arp(src: &str, dst: &str, operation: u8) -> Headers {
+    Headers { family: Family::Arp, proto: 0, l4_kind: operation, ..udp(src, 0, dst, 0) }
+}
+
+pub(crate) fn hook(hook: Hook, passed: u8) -> InHook {
+    InHook { hook, family: Family::Ipv4, passed }
+}
+
+pub(crate) fn enter(at: Hook) -> What {
+    What::HookEnter { hook: hook(at, 0), iif: 0, oif: 0 }
+}
+
+pub(crate) fn exit(at: Hook) -> What {
+    What::HookExit { hook: hook(at, 9), spent: 500 }
+}
+
+pub(crate) fn drop(reason: u32, in_hook: Option<InHook>) -> What {
+    What::Drop { reason: Some(reason), location: 0xffff_0000 + u64::from(reason), hook: in_hook }
+}
+
+pub(crate) fn socket() -> What {
+    What::Socket { pid: Some(42), comm: Some("nc".into()) }
+}
+
+pub(crate) fn route(oif: u32, error: i32, kind: u8) -> What {
+    What::Route { table: 254, gateway: None, oif, kind, error, reverse: false }
+}
+
+/// The events of one packet, microseconds apart.
+pub(crate) struct Packet {
+    id: u64,
+    parent: Option<u64>,
+    start: u64,
+    headers: Headers,
+    place: Place,
+    events: Vec<Event>,
+}
+
+pub(crate) fn packet(id: u64, headers: Headers) -> Packet {
+    let place = Place { netns: 1, ifindex: 2 };
+    Packet { id, parent: None, start: id * 10_000, headers, place, events: Vec::new() }
+}
+
+impl Packet {
+    pub(crate) fn cloned_from(mut self, parent: u64) -> Self {
+        self.parent = Some(parent);
+        self
+    }
+
+    pub(crate) fn at(mut self, netns: u32, ifindex: u32) -> Self {
+        self.place = Place { netns, ifindex };
+        self
+    }
+
+    pub(crate) fn starting(mut self, time: u64) -> Self {
+        self.start = time;
+        self
+    }
+
+    /// From here on the packet looks like this.
+    pub(crate) fn becomes(mut self, headers: Headers) -> Self {
+        self.headers = headers;
+        self
+    }
+
+    pub(crate) fn see(mut self, what: What) -> Self {
+        let n = self.events.len();
+        self.events.push(Event {
+            time: self.start + n as u64 * 1_000,
+            id: PacketId(self.id),
+            seq: n as u16,
+            begin: n == 0,
+            parent: (n == 0).then(|| self.parent.map(PacketId)).flatten(),
+            learned: false,
+            skb: 0xffff_8881_47cb_7900,
+            place: self.place,
+            cpu: (n % 2) as u16,
+            len: 84 + 14 * u32::from(matches!(what, What::DevXmit)),
+            headers: self.headers,
+            what,
+            bytes: None,
+        });
+        self
+    }
+
+    pub(crate) fn events(self) -> Vec<Event> {
+        self.events
+    }
+}
+
+/// The journeys of these events, without a word about time before the end.
+pub(crate) fn journeys(events: impl IntoIterator<Item = Event>) -> Vec<Journey> {
+    journeys_with((), events)
+}
+
+/// The same, with a classifier.
+pub(crate) fn journeys_with(
+    benign: impl Benign,
+    events: impl IntoIterator<Item = Event>,
+) -> Vec<Journey> {
+    let mut assembler = Assembler::new(LIMITS, benign);
+    let mut done = Vec::new();
+    for event in events {
+        assembler.push(event, &mut done);
+    }
+    assembler.finish(&mut done);
+    done
+}

@@ -1,0 +1,583 @@
+//! One test a rule, then properties over many packets.
+
+use std::collections::BTreeMap;
+
+use proptest::{prelude::*, sample::subsequence};
+use tracer_common::point::Point;
+
+use super::{sample::*, *};
+use crate::event::{Family, Hook, What};
+
+const SYN: u8 = 0x02;
+const SYN_ACK: u8 = 0x12;
+const ACK: u8 = 0x10;
+
+fn one(packet: Packet) -> Journey {
+    let mut all = journeys(packet.events());
+    assert_eq!(all.len(), 1);
+    all.remove(0)
+}
+
+fn points(journey: &Journey) -> Vec<&'static str> {
+    journey.hops.iter().map(|hop| hop.point.name()).collect()
+}
+
+fn accepted(journey: &Journey, hop: usize) -> Option<bool> {
+    match journey.hops[hop].detail {
+        HopDetail::Netfilter { accepted, .. } => accepted,
+        ref other => panic!("{other:?}"),
+    }
+}
+
+fn ping() -> Packet {
+    packet(1, icmp("10.0.0.2", "203.0.113.8", 8, 7, 1))
+}
+
+#[test]
+fn a_forwarded_packet_is_transmitted() {
+    let journey = one(ping()
+        .see(enter(Hook::Output))
+        .see(enter(Hook::Postrouting))
+        .see(What::DevXmit)
+        .see(What::DevReceive)
+        .see(enter(Hook::Forward))
+        .see(What::DevXmit)
+        .see(What::Consume));
+    assert_eq!(journey.outcome, Outcome::Transmitted { hop: 5 });
+    assert_eq!([accepted(&journey, 0), accepted(&journey, 4)], [Some(true); 2]);
+    assert!(journey.complete);
+    assert_eq!(journey.leftover, None);
+    assert_eq!((journey.length, journey.duration), (98, 6_000));
+}
+
+#[test]
+fn input_left_and_consumed_is_delivered() {
+    let journey = one(ping()
+        .see(What::DevReceive)
+        .see(enter(Hook::Input))
+        .see(exit(Hook::Input))
+        .see(What::Consume));
+    assert_eq!(points(&journey), ["dev_receive", "nf_input", "consume"]);
+    assert_eq!(journey.outcome, Outcome::Delivered { hop: 1 });
+    assert!(matches!(
+        journey.hops[1].detail,
+        HopDetail::Netfilter { accepted: Some(true), spent: Some(500), hook, .. } if hook.passed == 9
+    ));
+}
+
+#[test]
+fn the_socket_is_where_it_was_delivered() {
+    let journey =
+        one(ping().see(enter(Hook::Input)).see(exit(Hook::Input)).see(socket()).see(What::Consume));
+    assert_eq!(journey.outcome, Outcome::Delivered { hop: 1 });
+    assert_eq!(journey.hops[1].point, Point::Socket);
+}
+
+#[test]
+fn consumed_elsewhere_is_consumed() {
+    let journey = one(packet(1, arp("10.0.0.1", "10.0.0.2", 1))
+        .see(What::DevReceive)
+        .see(What::TcIngress)
+        .see(What::Consume));
+    assert_eq!(journey.outcome, Outcome::Consumed { hop: 1 });
+}
+
+#[test]
+fn a_drop_in_a_hook_is_about_that_hook() {
+    let journey = one(ping()
+        .see(enter(Hook::Prerouting))
+        .see(route(3, 0, 1))
+        .see(enter(Hook::Forward))
+        .see(drop(12, Some(hook(Hook::Forward, 2)))));
+    assert!(matches!(journey.outcome, Outcome::Dropped { hop: 2, in_hook: Some(_), .. }));
+    assert_eq!((accepted(&journey, 0), accepted(&journey, 2)), (Some(true), Some(false)));
+    assert!(
+        matches!(journey.hops[2].detail, HopDetail::Netfilter { hook, .. } if hook.passed == 2)
+    );
+    assert_eq!(points(&journey).last(), Some(&"drop"));
+}
+
+#[test]
+fn a_drop_in_a_hook_whose_entry_was_lost_makes_the_hop() {
+    let mut events = ping()
+        .see(What::DevReceive)
+        .see(enter(Hook::Forward))
+        .see(drop(12, Some(hook(Hook::Forward, 1))))
+        .events();
+    events.remove(1);
+    let journey = journeys(events).remove(0);
+    assert_eq!(points(&journey), ["dev_receive", "nf_forward", "drop"]);
+    assert!(matches!(journey.outcome, Outcome::Dropped { hop: 1, .. }));
+    assert!(!journey.complete);
+}
+
+#[test]
+fn a_drop_elsewhere_is_about_the_hop_before() {
+    let journey =
+        one(ping().see(enter(Hook::Prerouting)).see(route(0, -101, 0)).see(drop(80, None)));
+    assert!(matches!(journey.outcome, Outcome::Dropped { hop: 1, .. }));
+    assert_eq!(accepted(&journey, 0), Some(true));
+    let journey = one(ping().see(drop(80, None)));
+    assert!(matches!(journey.outcome, Outcome::Dropped { hop: 0, .. }));
+}
+
+#[test]
+fn a_clone_begins_with_where_it_came_from() {
+    let journey = one(ping().cloned_from(5).see(What::DevXmit).see(What::Consume));
+    assert_eq!(journey.hops[0].detail, HopDetail::Clone { parent: PacketId(5) });
+    assert_eq!(points(&journey), ["clone", "dev_xmit", "consume"]);
+    assert_eq!(journey.outcome, Outcome::Transmitted { hop: 1 });
+}
+
+#[test]
+fn nat_is_seen_at_the_exit_and_follows_its_hook() {
+    let journey = one(packet(1, udp("10.0.0.2", 4000, "203.0.113.8", 53))
+        .see(enter(Hook::Postrouting))
+        .becomes(udp("198.51.100.10", 4001, "203.0.113.8", 53))
+        .see(exit(Hook::Postrouting))
+        .see(What::DevXmit)
+        .see(What::Consume));
+    assert_eq!(points(&journey), ["nf_postrouting", "nat", "dev_xmit", "consume"]);
+    assert_eq!(
+        journey.hops[1].detail,
+        HopDetail::Nat {
+            kind: NatKind::Snat,
+            from: (ip("10.0.0.2"), 4000),
+            to: (ip("198.51.100.10"), 4001)
+        }
+    );
+    assert_eq!(
+        journey.nat,
+        Rewritten { src: Some(ip("198.51.100.10")), sport: Some(4001), dst: None, dport: None }
+    );
+    assert_eq!(journey.flow.src, ip("10.0.0.2"));
+}
+
+#[test]
+fn nat_is_seen_later_when_the_exit_is_lost() {
+    let journey = one(packet(1, udp("192.0.2.1", 4000, "198.51.100.10", 8080))
+        .see(enter(Hook::Prerouting))
+        .becomes(udp("192.0.2.1", 4000, "10.0.0.2", 80))
+        .see(route(3, 0, 1))
+        .see(What::DevXmit)
+        .see(What::Consume));
+    assert_eq!(points(&journey), ["nf_prerouting", "nat", "route", "dev_xmit", "consume"]);
+    assert!(matches!(journey.hops[1].detail, HopDetail::Nat { kind: NatKind::Dnat, .. }));
+    assert_eq!(journey.nat.dst, Some(ip("10.0.0.2")));
+    assert_eq!(journey.nat.dport, Some(80));
+}
+
+#[test]
+fn both_sides_rewritten_are_two_hops() {
+    let journey = one(packet(1, udp("10.0.0.2", 1, "10.0.0.3", 2))
+        .see(enter(Hook::Output))
+        .becomes(udp("10.0.0.4", 1, "10.0.0.5", 2))
+        .see(exit(Hook::Output)));
+    assert_eq!(points(&journey), ["nf_output", "nat", "nat"]);
+}
+
+#[test]
+fn the_identifier_of_an_echo_belongs_to_who_asked() {
+    let journey = one(ping()
+        .see(enter(Hook::Postrouting))
+        .becomes(icmp("198.51.100.10", "203.0.113.8", 8, 9, 1))
+        .see(exit(Hook::Postrouting)));
+    assert_eq!((journey.nat.sport, journey.nat.dport), (Some(9), None));
+    let journey = one(packet(2, icmp("203.0.113.8", "198.51.100.10", 0, 9, 1))
+        .see(enter(Hook::Prerouting))
+        .becomes(icmp("203.0.113.8", "10.0.0.2", 0, 7, 1))
+        .see(exit(Hook::Prerouting)));
+    assert_eq!((journey.nat.dst, journey.nat.dport), (Some(ip("10.0.0.2")), Some(7)));
+    assert_eq!(journey.nat.sport, None);
+}
+
+#[test]
+fn time_in_a_qdisc_is_by_handle() {
+    let queue = |enqueue, handle| {
+        let kind = "tbf".to_owned();
+        if enqueue {
+            What::QdiscEnqueue { kind, handle }
+        } else {
+            What::QdiscDequeue { kind, handle }
+        }
+    };
+    let journey = one(ping()
+        .see(queue(true, 1))
+        .see(queue(true, 2))
+        .see(queue(false, 2))
+        .see(queue(false, 1))
+        .see(queue(false, 3)));
+    let delays: Vec<_> = journey.hops[2..]
+        .iter()
+        .map(|hop| match hop.detail {
+            HopDetail::Qdisc { delay, .. } => delay,
+            _ => None,
+        })
+        .collect();
+    assert_eq!(delays, [Some(1_000), Some(3_000), None]);
+}
+
+#[test]
+fn silence_ends_a_journey_by_what_it_had_come_to() {
+    let mut assembler = Assembler::new(LIMITS, ());
+    let mut done = Vec::new();
+    let all = [
+        packet(1, udp("10.0.0.1", 1, "10.0.0.2", 2))
+            .starting(0)
+            .see(enter(Hook::Input))
+            .see(exit(Hook::Input)),
+        packet(2, udp("10.0.0.1", 2, "10.0.0.2", 2)).starting(0).see(What::DevXmit),
+        packet(3, udp("10.0.0.1", 3, "10.0.0.2", 2)).starting(0).see(What::DevQueue),
+    ];
+    for event in all.into_iter().flat_map(Packet::events) {
+        assembler.push(event, &mut done);
+    }
+    assembler.advance(100 * MS, &mut done);
+    assert!(done.is_empty());
+    assembler.advance(101 * MS, &mut done);
+    assert!(matches!(done[..], [Journey { outcome: Outcome::Delivered { hop: 0 }, .. }]));
+    assert!(done[0].leftover.is_some());
+    assembler.advance(1_001 * MS, &mut done);
+    assert!(matches!(done[1].outcome, Outcome::Transmitted { hop: 0 }));
+    assert!(matches!(done[2].outcome, Outcome::Lost { hop: 0, why: LostWhy::Silent }));
+    assert_eq!((assembler.in_flight(), done.len()), (0, 3));
+}
+
+#[test]
+fn a_slow_reader_is_no_defect() {
+    let mut assembler = Assembler::new(LIMITS, ());
+    let mut done = Vec::new();
+    let mut events = packet(1, udp("10.0.0.1", 1, "10.0.0.2", 2))
+        .see(enter(Hook::Input))
+        .see(exit(Hook::Input))
+        .see(socket())
+        .see(What::Consume)
+        .see(What::DevXmit)
+        .events()
+        .into_iter();
+    for event in events.by_ref().take(2) {
+        assembler.push(event, &mut done);
+    }
+    assembler.advance(10_000 * MS, &mut done);
+    for event in events {
+        assembler.push(event, &mut done);
+    }
+    assert_eq!(done.len(), 1);
+    let counts = assembler.counts();
+    assert_eq!((counts.received, counts.expected_late, counts.late), (5, 2, 1));
+}
+
+#[test]
+fn an_end_waits_for_what_it_overtook() {
+    let mut assembler = Assembler::new(LIMITS, ());
+    let mut done = Vec::new();
+    let events =
+        ping().starting(0).see(What::DevReceive).see(What::TcIngress).see(drop(3, None)).events();
+    assembler.push(events[2].clone(), &mut done);
+    assembler.push(events[0].clone(), &mut done);
+    assert!(done.is_empty());
+    assembler.push(events[1].clone(), &mut done);
+    assert_eq!(points(&done[0]), ["dev_receive", "tc_ingress", "drop"]);
+    assert!(done[0].complete);
+
+    let mut assembler = Assembler::new(LIMITS, ());
+    assembler.push(events[0].clone(), &mut done);
+    assembler.push(events[2].clone(), &mut done);
+    assembler.advance(99 * MS, &mut done);
+    assert_eq!(done.len(), 1);
+    assembler.advance(101 * MS, &mut done);
+    assert!(!done[1].complete);
+    assert!(matches!(done[1].outcome, Outcome::Dropped { hop: 0, .. }));
+}
+
+#[test]
+fn the_end_of_the_trace_ends_everything() {
+    let all = journeys(
+        [
+            packet(1, udp("10.0.0.1", 1, "10.0.0.2", 2)).see(What::DevQueue),
+            packet(2, udp("10.0.0.1", 2, "10.0.0.2", 2)).see(What::DevXmit),
+            packet(3, udp("10.0.0.1", 3, "10.0.0.2", 2)).see(exit(Hook::Input)),
+        ]
+        .into_iter()
+        .flat_map(Packet::events),
+    );
+    assert!(matches!(all[0].outcome, Outcome::Lost { why: LostWhy::TraceEnded, .. }));
+    assert!(matches!(all[1].outcome, Outcome::Transmitted { .. }));
+    assert!(matches!(all[2].outcome, Outcome::Delivered { .. }));
+    assert_eq!(all.iter().map(|j| j.number).collect::<Vec<_>>(), [1, 2, 3]);
+}
+
+#[test]
+fn memory_is_bounded() {
+    let mut assembler = Assembler::new(LIMITS, ());
+    let mut done = Vec::new();
+    for n in 1..=1_000 {
+        let headers = udp("10.0.0.1", n as u16, "10.0.0.2", 2);
+        for event in packet(n, headers).see(What::DevQueue).events() {
+            assembler.push(event, &mut done);
+        }
+        assert!(assembler.in_flight() <= LIMITS.in_flight);
+    }
+    assert_eq!(assembler.counts().evicted, 936);
+    assert_eq!(assembler.counts().flows_evicted, 936);
+    assert!(matches!(done[0].outcome, Outcome::Lost { why: LostWhy::Evicted, .. }));
+    assert_eq!(done[0].id, PacketId(1));
+}
+
+#[test]
+fn a_packet_that_goes_in_circles_is_ended() {
+    let mut assembler = Assembler::new(LIMITS, ());
+    let mut done = Vec::new();
+    let circle = (0..10_000).fold(ping(), |packet, _| packet.see(What::DevXmit));
+    for event in circle.events() {
+        assembler.push(event, &mut done);
+    }
+    assert_eq!(done.len(), 1);
+    assert!(done[0].hops.len() <= 4096);
+}
+
+struct Harmless(BenignEnd);
+
+impl Benign for Harmless {
+    fn end(&self, reason: Option<u32>, _: u64, _: &Headers, _: bool) -> Option<BenignEnd> {
+        (reason == Some(3)).then_some(self.0)
+    }
+}
+
+#[test]
+fn a_drop_that_is_none_is_not_dropped() {
+    let echo = || ping().see(enter(Hook::Input)).see(exit(Hook::Input)).see(drop(3, None));
+    let journey = journeys_with(Harmless(BenignEnd::Delivered), echo().events()).remove(0);
+    assert_eq!(journey.outcome, Outcome::Delivered { hop: 0 });
+    assert_eq!(points(&journey), ["nf_input", "consume"]);
+    assert!(matches!(journey.hops[1].detail, HopDetail::Drop { reason: Some(3), .. }));
+    let journey = journeys_with(Harmless(BenignEnd::Consumed), echo().events()).remove(0);
+    assert_eq!(journey.outcome, Outcome::Consumed { hop: 0 });
+}
+
+#[test]
+fn a_harmless_end_alone_is_no_journey() {
+    let mut assembler = Assembler::new(LIMITS, Harmless(BenignEnd::Consumed));
+    let mut done = Vec::new();
+    let all = [
+        ping().see(drop(3, None)),
+        packet(2, udp("10.0.0.1", 1, "10.0.0.2", 2)).cloned_from(1).see(What::Consume),
+    ];
+    for event in all.into_iter().flat_map(Packet::events) {
+        assembler.push(event, &mut done);
+    }
+    assembler.finish(&mut done);
+    assert!(done.is_empty());
+    assert_eq!(assembler.counts().hidden, 2);
+}
+
+fn flow_of(packets: Vec<Packet>) -> Vec<(u64, Direction, Flow)> {
+    let mut all = journeys(packets.into_iter().flat_map(|p| p.see(What::Consume).events()));
+    all.sort_by_key(|journey| journey.id);
+    all.iter().map(|j| (j.flow.id.0, j.direction, j.flow)).collect()
+}
+
+#[test]
+fn a_reply_before_its_nat_is_undone_is_of_the_same_flow() {
+    let flows = flow_of(vec![
+        packet(1, tcp("10.0.0.2", 4000, "203.0.113.8", 80, SYN))
+            .see(enter(Hook::Postrouting))
+            .becomes(tcp("198.51.100.10", 4001, "203.0.113.8", 80, SYN))
+            .see(exit(Hook::Postrouting)),
+        packet(2, tcp("203.0.113.8", 80, "198.51.100.10", 4001, SYN_ACK))
+            .see(enter(Hook::Prerouting))
+            .becomes(tcp("203.0.113.8", 80, "10.0.0.2", 4000, SYN_ACK))
+            .see(exit(Hook::Prerouting)),
+        packet(3, tcp("10.0.0.2", 4000, "203.0.113.8", 80, ACK)).see(What::DevQueue),
+        packet(4, tcp("203.0.113.8", 80, "10.0.0.2", 4000, ACK)).see(What::DevQueue),
+    ]);
+    let ids: Vec<_> = flows.iter().map(|(id, direction, _)| (*id, *direction)).collect();
+    use Direction::{Original, Reply};
+    assert_eq!(ids, [(1, Original), (1, Reply), (1, Original), (1, Reply)]);
+    assert!(flows.iter().all(|(_, _, flow)| flow.src == ip("10.0.0.2") && flow.sport == 4000));
+}
+
+#[test]
+fn a_published_port_is_one_flow() {
+    let flows = flow_of(vec![
+        packet(1, udp("192.0.2.1", 4000, "198.51.100.10", 8080))
+            .see(enter(Hook::Prerouting))
+            .becomes(udp("192.0.2.1", 4000, "10.0.0.2", 80))
+            .see(exit(Hook::Prerouting)),
+        packet(2, udp("10.0.0.2", 80, "192.0.2.1", 4000)).see(What::DevQueue),
+    ]);
+    assert_eq!((flows[1].0, flows[1].1), (1, Direction::Reply));
+    assert_eq!((flows[1].2.dst, flows[1].2.dport), (ip("198.51.100.10"), 8080));
+}
+
+#[test]
+fn an_answer_finds_its_question_when_its_nat_is_undone() {
+    // The question's exit from POSTROUTING was lost, so the tuple it left with is not known.
+    let flows = flow_of(vec![
+        packet(1, udp("10.0.0.2", 4000, "203.0.113.8", 53)).see(enter(Hook::Postrouting)),
+        packet(2, udp("203.0.113.8", 53, "198.51.100.10", 4001))
+            .see(enter(Hook::Prerouting))
+            .becomes(udp("203.0.113.8", 53, "10.0.0.2", 4000))
+            .see(exit(Hook::Prerouting)),
+    ]);
+    assert_eq!((flows[1].0, flows[1].1), (flows[0].0, Direction::Reply));
+}
+
+#[test]
+fn what_only_answers_tell_is_turned_round() {
+    let flows = flow_of(vec![
+        packet(1, icmp("203.0.113.8", "198.51.100.10", 0, 9, 1))
+            .see(enter(Hook::Prerouting))
+            .becomes(icmp("203.0.113.8", "10.0.0.2", 0, 7, 1))
+            .see(exit(Hook::Prerouting)),
+    ]);
+    let (_, direction, flow) = flows[0];
+    assert_eq!(direction, Direction::Reply);
+    assert_eq!((flow.src, flow.dst, flow.sport), (ip("10.0.0.2"), ip("203.0.113.8"), 7));
+}
+
+#[test]
+fn a_source_port_that_nat_uses_again_is_another_flow() {
+    let query = |id, src| {
+        packet(id, udp(src, 4000, "203.0.113.8", 53))
+            .see(enter(Hook::Postrouting))
+            .becomes(udp("198.51.100.10", 4000, "203.0.113.8", 53))
+            .see(exit(Hook::Postrouting))
+    };
+    let answer =
+        |id| packet(id, udp("203.0.113.8", 53, "198.51.100.10", 4000)).see(What::DevReceive);
+    let flows = flow_of(vec![query(1, "10.0.0.2"), answer(2), query(3, "10.0.0.3"), answer(4)]);
+    assert_eq!(flows.iter().map(|f| f.0).collect::<Vec<_>>(), [1, 1, 2, 2]);
+}
+
+#[test]
+fn arp_and_echo_know_who_asked() {
+    let flows = flow_of(vec![
+        packet(1, arp("10.0.0.2", "10.0.0.1", 2)).see(What::DevReceive),
+        packet(2, arp("10.0.0.1", "10.0.0.2", 1)).see(What::DevReceive),
+        packet(3, arp("10.0.0.2", "10.0.0.1", 1)).see(What::DevReceive),
+        packet(4, icmp("10.0.0.2", "10.0.0.1", 8, 7, 1)).see(What::DevReceive),
+        packet(5, icmp("10.0.0.1", "10.0.0.2", 8, 7, 1)).see(What::DevReceive),
+        packet(6, icmp("10.0.0.1", "10.0.0.2", 0, 7, 1)).see(What::DevReceive),
+    ]);
+    let ids: Vec<_> = flows.iter().map(|(id, direction, _)| (*id, *direction)).collect();
+    use Direction::{Original, Reply};
+    assert_eq!(
+        ids,
+        [(1, Reply), (1, Original), (2, Original), (3, Original), (4, Original), (3, Reply)]
+    );
+    assert_eq!((flows[0].2.family, flows[0].2.sport), (Family::Arp, 0));
+}
+
+#[test]
+fn a_fragment_without_ports_is_not_nat() {
+    let whole = udp("10.0.0.2", 4000, "10.0.0.3", 53);
+    let later = Headers { later_fragment: true, sport: 0, dport: 0, ..whole };
+    let journey = one(packet(1, whole).see(What::DevReceive).becomes(later).see(What::DevXmit));
+    assert_eq!(points(&journey), ["dev_receive", "dev_xmit"]);
+}
+
+/// A packet of its own flow, at the skb address that all of them use.
+fn any_packet(id: u64) -> impl Strategy<Value = Vec<Event>> {
+    let middle = prop::collection::vec(0_u8..8, 0..12);
+    (middle, any::<bool>(), any::<bool>(), 0_u64..50).prop_map(move |(middle, ends, nat, start)| {
+        let port = 1_000 + id as u16;
+        let mut packet =
+            packet(id, tcp("10.0.0.2", port, "203.0.113.8", 80, SYN)).starting(start * 700);
+        packet = packet.see(What::DevQueue);
+        for step in middle {
+            packet = match step {
+                0 => packet.see(What::DevXmit),
+                1 => packet.see(What::DevReceive).at(2, 7),
+                2 => packet.see(enter(Hook::Forward)),
+                3 => packet.see(enter(Hook::Input)).see(exit(Hook::Input)),
+                4 => packet.see(route(3, 0, 1)),
+                5 if nat => packet
+                    .see(enter(Hook::Postrouting))
+                    .becomes(tcp("198.51.100.10", port, "203.0.113.8", 80, SYN))
+                    .see(exit(Hook::Postrouting)),
+                6 => packet.see(What::QdiscEnqueue { kind: "fq".into(), handle: 1 }),
+                _ => packet.see(What::TcEgress),
+            };
+        }
+        if ends { packet.see(drop(9, None)) } else { packet }.events()
+    })
+}
+
+fn any_trace() -> impl Strategy<Value = Vec<Event>> {
+    (1_u64..8).prop_flat_map(|n| (1..=n).map(any_packet).collect::<Vec<_>>()).prop_map(|packets| {
+        let mut all: Vec<_> = packets.into_iter().flatten().collect();
+        all.sort_by_key(|event| event.time);
+        all
+    })
+}
+
+/// Swaps events within a window, as several CPUs' buffers would deliver them.
+fn shuffled(mut events: Vec<Event>, seeds: &[u8]) -> Vec<Event> {
+    for (i, seed) in seeds.iter().enumerate() {
+        let len = events.len();
+        let (a, b) = (i % len, (i + usize::from(*seed) % 16) % len);
+        events.swap(a, b);
+    }
+    events
+}
+
+/// What must not depend on the order of arrival: all but the numbers of journeys and flows.
+fn by_packet(journeys: Vec<Journey>) -> BTreeMap<PacketId, String> {
+    journeys
+        .into_iter()
+        .map(|mut journey| {
+            journey.number = 0;
+            journey.flow.id = FlowId(0);
+            (journey.id, format!("{journey:?}"))
+        })
+        .collect()
+}
+
+proptest! {
+    #[test]
+    fn the_order_of_arrival_makes_no_difference(
+        events in any_trace(),
+        seeds in prop::collection::vec(any::<u8>(), 0..200),
+    ) {
+        let moved = shuffled(events.clone(), &seeds);
+        prop_assert_eq!(by_packet(journeys(events)), by_packet(journeys(moved)));
+    }
+
+    #[test]
+    fn duplicates_change_nothing(events in any_trace(), copies in prop::collection::vec(any::<prop::sample::Index>(), 0..20)) {
+        let mut twice = events.clone();
+        for index in copies {
+            let at = index.index(twice.len());
+            let copy = twice[at].clone();
+            twice.insert(at, copy);
+        }
+        prop_assert_eq!(by_packet(journeys(events)), by_packet(journeys(twice)));
+    }
+
+    #[test]
+    fn losses_are_told_and_join_nothing((events, kept) in any_trace().prop_flat_map(|events| {
+        let n = events.len();
+        (Just(events.clone()), subsequence(events, 0..=n))
+    })) {
+        let lost = |id| {
+            let numbers: Vec<_> = kept.iter().filter(|e| e.id == id).map(|e| e.seq).collect();
+            let last = numbers.iter().max().copied().unwrap_or(0);
+            numbers.len() != usize::from(last) + 1
+        };
+        let all = journeys(kept.clone());
+        for journey in &all {
+            prop_assert_eq!(journey.complete, !lost(journey.id));
+            let ports: Vec<_> = events.iter().filter(|e| e.id == journey.id).map(|e| e.headers.sport).collect();
+            prop_assert!(ports.contains(&journey.headers.sport));
+            prop_assert_eq!(journey.flow.sport, journey.headers.sport);
+            let seen = kept.iter().filter(|e| e.id == journey.id).count();
+            prop_assert!(journey.hops.len() <= seen * 3 + 1);
+        }
+        let mut ids: Vec<_> = all.iter().map(|journey| journey.id).collect();
+        let mut expected: Vec<_> = kept.iter().map(|event| event.id).collect();
+        for ids in [&mut ids, &mut expected] { ids.sort(); }
+        expected.dedup();
+        prop_assert_eq!(ids, expected);
+    }
+}

@@ -1,0 +1,68 @@
+//! JSON: one object a line, as scripts read it.
+
+use std::io::Write;
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::{
+    Sink, SinkError,
+    record::{Journey, Record, Start, Summary},
+};
+
+/// Writes records as JSON lines. Give it something buffered.
+#[derive(Debug)]
+pub struct Json<W: Write> {
+    out: W,
+}
+
+/// [`Record`] without owning what it holds; the same bytes.
+#[derive(Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum Line<'a> {
+    Start(&'a Start),
+    Journey(&'a Journey),
+    Summary(&'a Summary),
+}
+
+impl<W: Write> Json<W> {
+    /// Writes to `out`.
+    pub fn new(out: W) -> Self {
+        Self { out }
+    }
+
+    /// What was written to.
+    pub fn into_inner(self) -> W {
+        self.out
+    }
+
+    fn line(&mut self, line: &Line<'_>) -> Result<(), SinkError> {
+        serde_json::to_writer(&mut self.out, line).map_err(std::io::Error::from)?;
+        Ok(self.out.write_all(b"\n")?)
+    }
+}
+
+impl<W: Write> Sink for Json<W> {
+    fn start(&mut self, start: &Start) -> Result<(), SinkError> {
+        self.line(&Line::Start(start))?;
+        self.flush()
+    }
+
+    fn journey(&mut self, journey: &Journey) -> Result<(), SinkError> {
+        self.line(&Line::Journey(journey))
+    }
+
+    fn summary(&mut self, summary: &Summary) -> Result<(), SinkError> {
+        self.line(&Line::Summary(summary))?;
+        self.flush()
+    }
+
+    fn flush(&mut self) -> Result<(), SinkError> {
+        Ok(self.out.flush()?)
+    }
+}
+
+/// The JSON Schema of a line.
+pub fn schema() -> Value {
+    schemars::schema_for!(Record).to_value()
+}

@@ -1,0 +1,74 @@
+//! Counts journeys for the summary.
+
+use std::collections::HashMap;
+
+use super::record::{DropCount, Events, Journey, OutcomeKind, Outcomes, Rule, Summary};
+
+/// Most causes of drops told apart; what comes after them is counted as `other`.
+const CAUSES: usize = 1_000;
+
+/// Journeys by outcome, drops by cause.
+#[derive(Debug, Default)]
+pub struct Tally {
+    outcomes: Outcomes,
+    drops: HashMap<(String, Option<String>), u64>,
+}
+
+impl Tally {
+    /// Counts a journey.
+    pub fn add(&mut self, journey: &Journey) {
+        let count = match journey.outcome.kind {
+            OutcomeKind::Transmitted => &mut self.outcomes.transmitted,
+            OutcomeKind::Delivered => &mut self.outcomes.delivered,
+            OutcomeKind::Dropped => &mut self.outcomes.dropped,
+            OutcomeKind::Consumed => &mut self.outcomes.consumed,
+            OutcomeKind::Lost => &mut self.outcomes.lost,
+        };
+        *count += 1;
+        if journey.outcome.kind == OutcomeKind::Dropped {
+            let reason = journey.outcome.reason.as_deref().unwrap_or("unknown").to_owned();
+            let cause = (reason, journey.outcome.rule.as_ref().map(Rule::line));
+            let cause = if self.drops.len() < CAUSES || self.drops.contains_key(&cause) {
+                cause
+            } else {
+                ("other".to_owned(), None)
+            };
+            *self.drops.entry(cause).or_default() += 1;
+        }
+    }
+
+    /// Journeys counted so far.
+    pub fn journeys(&self) -> u64 {
+        let o = &self.outcomes;
+        o.transmitted + o.delivered + o.dropped + o.consumed + o.lost
+    }
+
+    /// The summary of a trace that took this long.
+    pub fn summary(&self, duration_ns: u64, events: Events) -> Summary {
+        let mut drops: Vec<_> = self
+            .drops
+            .iter()
+            .map(|((reason, rule), count)| DropCount {
+                reason: reason.clone(),
+                rule: rule.clone(),
+                count: *count,
+            })
+            .collect();
+        drops.sort_by(|a, b| {
+            b.count.cmp(&a.count).then_with(|| (&a.reason, &a.rule).cmp(&(&b.reason, &b.rule)))
+        });
+        Summary { duration_ns, journeys: self.journeys(), outcomes: self.outcomes, drops, events }
+    }
+}
+
+impl Rule {
+    /// The rule in one line: `inet lxd fwd.lxdbr0 handle 12`.
+    pub fn line(&self) -> String {
+        let chain = format!("{} {} {}", self.family, self.table, self.chain);
+        match (self.handle, self.policy) {
+            (Some(handle), _) => format!("{chain} handle {handle}"),
+            (None, Some(true)) => format!("{chain} policy"),
+            (None, _) => chain,
+        }
+    }
+}

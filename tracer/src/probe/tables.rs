@@ -1,0 +1,80 @@
+//! Keeps the kernel side's tables clean. It removes a packet when it sees its end; what ends
+//! unseen (TCP frees segments without a tracepoint) is removed from here.
+
+use std::{
+    os::fd::{AsFd as _, OwnedFd},
+    time::Duration,
+};
+
+use anyhow::anyhow;
+use aya::{
+    Ebpf,
+    maps::{HashMap, Map, MapData, MapError},
+};
+use tracer_common::track::{Flow, Followed};
+
+use super::sys;
+use crate::event::PacketId;
+
+/// `BPF_NOEXIST`.
+const NOEXIST: u64 = 1;
+
+/// The tables of followed packets and learned replies.
+pub struct Tables {
+    followed: HashMap<MapData, u64, Followed>,
+    /// `followed` again: aya lends no descriptor of a typed map.
+    followed_fd: OwnedFd,
+    learned: HashMap<MapData, Flow, u64>,
+}
+
+impl Tables {
+    pub(super) fn take(ebpf: &mut Ebpf) -> anyhow::Result<Self> {
+        let mut take =
+            |name| ebpf.take_map(name).ok_or_else(|| anyhow!("map {name} is taken already"));
+        let followed = take("FOLLOWED")?;
+        let followed_fd = match &followed {
+            Map::HashMap(data) => data.fd().as_fd().try_clone_to_owned()?,
+            _ => return Err(anyhow!("map FOLLOWED is no hash map")),
+        };
+        Ok(Self {
+            followed: HashMap::try_from(followed)?,
+            followed_fd,
+            learned: HashMap::try_from(take("LEARNED")?)?,
+        })
+    }
+
+    /// Removes the packet with this id, whose skb was at `address`. One that has begun at the same
+    /// address since is left alone.
+    pub fn retire(&mut self, address: u64, id: PacketId) {
+        if !self.followed.get(&address, 0).is_ok_and(|known| known.id == id.0) {
+            return;
+        }
+        match sys::take::<u64, Followed>(self.followed_fd.as_fd(), &address) {
+            // Another packet began there between the two calls: back with it, unless it is back.
+            Ok(other) if other.id != id.0 => {
+                let _ = self.followed.insert(address, other, NOEXIST);
+            }
+            _ => {}
+        }
+    }
+
+    /// Removes reverse tuples that no packet carried since `before` (CLOCK_MONOTONIC, ns).
+    pub fn forget_learned(&mut self, before: Duration) {
+        let before = u64::try_from(before.as_nanos()).unwrap_or(u64::MAX);
+        let old: Vec<Flow> = self
+            .learned
+            .iter()
+            .filter_map(Result::<_, MapError>::ok)
+            .filter(|(_, last_seen)| *last_seen < before)
+            .map(|(flow, _)| flow)
+            .collect();
+        for flow in old {
+            let _ = self.learned.remove(&flow);
+        }
+    }
+
+    /// How many packets are followed now.
+    pub fn followed(&self) -> usize {
+        self.followed.keys().filter(Result::is_ok).count()
+    }
+}
