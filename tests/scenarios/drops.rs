@@ -6,7 +6,7 @@ use std::{thread, time::Duration};
 use anyhow::Result;
 use lab::{
     Journey, Lab, Records, Trace,
-    topology::{C1, HOST, UPLINK, WORLD},
+    topology::{C1, HOST, HOST_MAC, UPLINK, WORLD},
     traffic::{self, at},
 };
 
@@ -159,10 +159,11 @@ fn too_big_and_not_to_be_fragmented() -> Result<()> {
 fn bridge_port_blocked_by_spanning_tree() -> Result<()> {
     let lab = Lab::standard()?;
     let (c1, host) = (lab.netns("c1")?, lab.netns("host")?);
-    assert_eq!(traffic::ping(c1, HOST, 1)?, 1);
-    // The kernel opens a new port once more when it first notices its carrier, within a second.
-    thread::sleep(Duration::from_millis(1500));
-    host.run("bridge", &["link", "set", "dev", "veth-c1", "state", "4"])?;
+    // A spanning tree listens for a while at a new port before it forwards.
+    host.ip("link set lxdbr0 type bridge stp_state 1 forward_delay 3000
+         link set veth-c1 down
+         link set veth-c1 up")?;
+    c1.ip(&format!("neigh replace {HOST} lladdr {HOST_MAC} dev eth0 nud permanent"))?;
     let records = probe(&lab, HOST)?;
     records.assert_dropped(is_probe, "host:veth-c1 dev_receive", "BRIDGE_INGRESS_STP_STATE");
     Ok(())

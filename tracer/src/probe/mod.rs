@@ -146,7 +146,9 @@ impl Probes {
     /// When tracing is not possible at all: no BTF, no permission, a kernel that refuses the maps.
     pub fn load(request: &Request) -> anyhow::Result<Self> {
         let types = std::fs::read(VMLINUX).with_context(|| {
-            format!("cannot read {VMLINUX}: pathtrace needs a kernel built with CONFIG_DEBUG_INFO_BTF")
+            format!(
+                "cannot read {VMLINUX}: pathtrace needs a kernel built with CONFIG_DEBUG_INFO_BTF"
+            )
         })?;
         let kernel = btf_rs::Btf::from_bytes(&types)
             .with_context(|| format!("{VMLINUX} is not BTF that pathtrace can read"))?;
@@ -175,9 +177,9 @@ impl Probes {
         for (program, tracepoint, point, arguments) in TRACEPOINTS {
             let how = match offsets::tracepoint_arguments(&kernel, tracepoint) {
                 None => Err(format!("this kernel has no tracepoint {tracepoint}")),
-                Some(n) if n < *arguments => {
-                    Err(format!("tracepoint {tracepoint} has {n} arguments, {arguments} are needed"))
-                }
+                Some(n) if n < *arguments => Err(format!(
+                    "tracepoint {tracepoint} has {n} arguments, {arguments} are needed"
+                )),
                 Some(_) => tracepoint_program(&mut ebpf, program)
                     .and_then(|p| p.load(tracepoint, &types).map_err(|e| rejected(program, &e)))
                     .map(|()| Mechanism::TpBtf)
@@ -215,11 +217,8 @@ impl Probes {
     }
 
     fn offer_netfilter(&mut self) {
-        let how = self
-            .netfilter
-            .check()
-            .map(|()| Mechanism::NetfilterLink)
-            .map_err(|e| one_line(&e));
+        let how =
+            self.netfilter.check().map(|()| Mechanism::NetfilterLink).map_err(|e| one_line(&e));
         self.netfilter_works = how.is_ok();
         for point in HOOKS {
             self.offers.push(Offer { point, how: how.clone() });
@@ -362,14 +361,14 @@ impl Probes {
     /// (`bpf_prog_inc_misses_counter`, Linux 5.12), over all programs.
     fn missed(&self) -> u64 {
         let of_aya = self.ebpf.programs().filter_map(|(_, p)| Some(p.fd().ok()?.as_fd()));
-        of_aya.chain(self.netfilter.descriptors()).filter_map(|fd| sys::recursion_misses(fd).ok()).sum()
+        of_aya
+            .chain(self.netfilter.descriptors())
+            .filter_map(|fd| sys::recursion_misses(fd).ok())
+            .sum()
     }
 }
 
-fn tracepoint_program<'a>(
-    ebpf: &'a mut Ebpf,
-    name: &str,
-) -> anyhow::Result<&'a mut BtfTracePoint> {
+fn tracepoint_program<'a>(ebpf: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut BtfTracePoint> {
     program(ebpf, name)?.try_into().with_context(|| format!("program {name} is of another type"))
 }
 
@@ -400,8 +399,7 @@ fn attach_tc(
 
 /// tcx came with Linux 6.6; whether links can be made shows when the first is made.
 fn tcx_supported() -> bool {
-    aya::util::KernelVersion::current()
-        .is_ok_and(|v| v >= aya::util::KernelVersion::new(6, 6, 0))
+    aya::util::KernelVersion::current().is_ok_and(|v| v >= aya::util::KernelVersion::new(6, 6, 0))
 }
 
 /// A refusal, with the end of the verifier's log.

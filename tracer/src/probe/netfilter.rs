@@ -48,9 +48,8 @@ impl Programs {
         let maps = std::mem::take(&mut object.maps);
         object
             .relocate_maps(
-                maps.iter().filter_map(|(name, map)| {
-                    Some((name.as_str(), *fds.get(name.as_str())?, map))
-                }),
+                maps.iter()
+                    .filter_map(|(name, map)| Some((name.as_str(), *fds.get(name.as_str())?, map))),
                 &sections,
             )
             .context("cannot bind the netfilter programs to their maps")?;

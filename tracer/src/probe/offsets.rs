@@ -21,10 +21,12 @@ fn field(btf: &Btf, structure: &str, path: &str) -> Option<u32> {
         .ok()?
         .into_iter()
         .filter(|t| matches!(t, Type::Struct(_)))
-        .find_map(|t| path.split('.').try_fold((t, 0), |(t, bytes), name| {
-            let (member_type, bits) = member(btf, &t, name)?;
-            Some((member_type, bytes + bits / 8))
-        }))
+        .find_map(|t| {
+            path.split('.').try_fold((t, 0), |(t, bytes), name| {
+                let (member_type, bits) = member(btf, &t, name)?;
+                Some((member_type, bytes + bits / 8))
+            })
+        })
         .map(|(_, bytes)| bytes)
 }
 
