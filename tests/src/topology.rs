@@ -78,7 +78,8 @@ pub fn standard(lab: &mut Lab) -> Result<()> {
     host.sysctl("net.ipv6.conf.all.forwarding", "1")?;
     host.nft(HOST_RULES)?;
     container(lab, "c1", C1, C1_V6)?;
-    container(lab, "c2", C2, C2_V6)
+    container(lab, "c2", C2, C2_V6)?;
+    lab.netns("world")?.settle()
 }
 
 /// Starts a container on the host's bridge.
@@ -90,7 +91,9 @@ pub fn container(lab: &mut Lab, short: &str, v4: &str, v6: &str) -> Result<()> {
          link set veth-{short} master lxdbr0 up",
         name = container.name()
     ))?;
-    configure(container, v4, v6)
+    configure(container, v4, v6)?;
+    container.settle()?;
+    host.settle()
 }
 
 fn configure(container: &Netns, v4: &str, v6: &str) -> Result<()> {
