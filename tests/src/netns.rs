@@ -7,12 +7,16 @@ use std::{
     path::PathBuf,
     process::Command,
     thread,
+    time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::command;
+
+/// How long interfaces may take to be up.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A named network namespace.
 #[derive(Debug)]
@@ -77,6 +81,30 @@ impl Netns {
         self.enter(|| command::finish(Command::new("nft").args(["-f", "-"]), rules))?
             .with_context(|| format!("in {}", self.name))
             .map(drop)
+    }
+
+    /// Waits until every interface carries packets: the kernel notices a carrier within a second,
+    /// and drops till then what is sent, or received by a port of a bridge.
+    pub fn settle(&self) -> Result<()> {
+        let start = Instant::now();
+        loop {
+            let links = self.run("ip", &["-brief", "link"])?;
+            let down = links.lines().find(|line| {
+                let mut words = line.split_whitespace();
+                words.next() != Some("lo") && words.next() != Some("UP")
+            });
+            let Some(down) = down else { break };
+            ensure!(start.elapsed() < PATIENCE, "in {}: still not up: {down}", self.name);
+            thread::sleep(Duration::from_millis(5));
+        }
+        loop {
+            let ports = self.run("bridge", &["link"])?;
+            let Some(port) = ports.lines().find(|port| !port.contains("state forwarding")) else {
+                return Ok(());
+            };
+            ensure!(start.elapsed() < PATIENCE, "in {}: still not forwarding: {port}", self.name);
+            thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// Runs a command here to its end and returns what it printed.

@@ -61,11 +61,22 @@ impl Records {
     /// Asserts that no event was lost, by any cause.
     pub fn assert_nothing_lost(&self) {
         let lost = self.summary["events"]["lost"].as_object();
-        for (cause, count) in lost.expect("a summary tells events.lost") {
-            // An event that comes after its journey's end is told, but no packet is missing it.
-            if cause != "late" {
-                assert_eq!(count.as_u64(), Some(0), "events lost: {}", self.summary["events"]);
-            }
+        let mut lost = lost.expect("a summary tells events.lost").values();
+        assert!(lost.all(|count| count.as_u64() == Some(0)), "{}", self.summary["events"]);
+    }
+
+    /// Asserts that there are journeys of a protocol in a direction, and that each passed these
+    /// steps and was delivered at the last.
+    pub fn assert_delivered(&self, proto: &str, direction: &str, steps: &[&str]) {
+        let journeys = self.of(proto, direction);
+        assert!(!journeys.is_empty(), "no {direction} {proto} in:\n{self}");
+        let last = steps.last().expect("steps");
+        let (netns, _) = last.split_once([':', ' ']).expect("netns:dev point");
+        for journey in journeys {
+            journey.assert_passes(steps);
+            assert_eq!(journey.outcome(), "delivered", "{journey}");
+            assert!(journey.end().starts_with(netns), "delivered at {}: {journey}", journey.end());
+            assert_eq!(journey.record["complete"], true, "{journey}");
         }
     }
 

@@ -17,6 +17,8 @@ pub const C2_V6: &str = "fd00:100::253";
 pub const HOST: &str = "10.0.100.1";
 /// Its IPv6 address there.
 pub const HOST_V6: &str = "fd00:100::1";
+/// Link-layer address of its bridge.
+pub const HOST_MAC: &str = "00:16:3e:00:00:01";
 /// Address of the host on its uplink, which it masquerades containers with.
 pub const UPLINK: &str = "198.51.100.1";
 /// Address of the world's end of the uplink.
@@ -51,7 +53,7 @@ pub fn standard(lab: &mut Lab) -> Result<()> {
     lab.add("world")?;
     let (host, world) = (lab.netns("host")?, lab.netns("world")?);
     host.ip(&format!(
-        "link add lxdbr0 type bridge mcast_snooping 0
+        "link add lxdbr0 address {HOST_MAC} type bridge mcast_snooping 0
          addr add {HOST}/24 dev lxdbr0
          addr add {HOST_V6}/64 dev lxdbr0 nodad
          link set lxdbr0 up
@@ -76,7 +78,8 @@ pub fn standard(lab: &mut Lab) -> Result<()> {
     host.sysctl("net.ipv6.conf.all.forwarding", "1")?;
     host.nft(HOST_RULES)?;
     container(lab, "c1", C1, C1_V6)?;
-    container(lab, "c2", C2, C2_V6)
+    container(lab, "c2", C2, C2_V6)?;
+    lab.netns("world")?.settle()
 }
 
 /// Starts a container on the host's bridge.
@@ -88,7 +91,9 @@ pub fn container(lab: &mut Lab, short: &str, v4: &str, v6: &str) -> Result<()> {
          link set veth-{short} master lxdbr0 up",
         name = container.name()
     ))?;
-    configure(container, v4, v6)
+    configure(container, v4, v6)?;
+    container.settle()?;
+    host.settle()
 }
 
 fn configure(container: &Netns, v4: &str, v6: &str) -> Result<()> {

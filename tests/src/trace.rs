@@ -68,6 +68,13 @@ impl Trace {
         Self::spawn(lab.netns("host")?, command, Output::Keep)
     }
 
+    /// Traces what `work` does.
+    pub fn during(lab: &Lab, args: &[&str], work: impl FnOnce() -> Result<()>) -> Result<Records> {
+        let trace = Self::start(lab, args)?;
+        work()?;
+        trace.stop(lab)
+    }
+
     /// Starts a command in a namespace, and waits until it traces.
     pub fn spawn(netns: &Netns, mut command: Command, output: Output) -> Result<Self> {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());

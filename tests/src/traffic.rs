@@ -20,6 +20,12 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// What the numbered packets' payload begins with; the number follows, big-endian.
 pub const MAGIC: [u8; 8] = *b"numbered";
 
+/// An address and a port.
+pub fn at(address: &str, port: u16) -> Result<SocketAddr> {
+    let ip = address.parse().with_context(|| format!("{address} is no address"))?;
+    Ok(SocketAddr::new(ip, port))
+}
+
 /// Sends echo requests a tenth of a second apart and tells how many were answered.
 pub fn ping(from: &Netns, to: &str, count: u32) -> Result<u32> {
     ping_with(from, to, &["-c", &count.to_string()])
@@ -108,7 +114,13 @@ pub fn udp_echo(from: &Netns, to: &Netns, address: SocketAddr, count: usize) -> 
 
 /// Sends datagrams that nobody needs to answer.
 pub fn udp_send(from: &Netns, address: SocketAddr, count: usize) -> Result<()> {
+    udp_send_with_ttl(from, address, count, 64)
+}
+
+/// As [`udp_send`], with a time to live.
+pub fn udp_send_with_ttl(from: &Netns, address: SocketAddr, count: usize, ttl: u32) -> Result<()> {
     let client = udp_client(from, address)?;
+    client.set_ttl(ttl)?;
     for _ in 0..count {
         // An earlier datagram's ICMP error is reported here; it is the scenario's, not ours.
         let _ = client.send(b"there");

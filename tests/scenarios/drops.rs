@@ -1,0 +1,183 @@
+//! Each way to lose a packet: told as `dropped`, at the right hop, with the kernel's reason, and
+//! nothing else told so.
+
+use std::{thread, time::Duration};
+
+use anyhow::Result;
+use lab::{
+    Journey, Lab, Records, Trace,
+    topology::{C1, HOST, HOST_MAC, UPLINK, WORLD},
+    traffic::{self, at},
+};
+
+/// A port that nobody listens at.
+const PORT: u16 = 9999;
+
+fn is_probe(journey: &Journey) -> bool {
+    journey.proto() == "udp" && journey.flow("dport") == PORT.to_string()
+}
+
+/// Traces two datagrams from c1 to an address.
+fn probe(lab: &Lab, address: &str) -> Result<Records> {
+    Trace::during(lab, &["--ip", C1], || traffic::udp_send(lab.netns("c1")?, at(address, PORT)?, 2))
+}
+
+#[test]
+fn nft_rule_in_forward() -> Result<()> {
+    let lab = Lab::standard()?;
+    lab.netns("host")?.nft("add rule inet lab fwd.lxdbr0 udp dport 9999 drop")?;
+    let records = probe(&lab, WORLD)?;
+    let journey = records.assert_dropped(is_probe, "host nf_forward", "NETFILTER_DROP");
+    let rule = &journey.record["outcome"]["rule"];
+    assert_eq!(rule["table"], "lab", "{rule}");
+    assert_eq!(rule["chain"], "fwd.lxdbr0", "{rule}");
+    assert_eq!(rule["hook"], "forward", "{rule}");
+    assert_eq!(records.summary["drops"][0]["reason"], "NETFILTER_DROP", "{}", records.summary);
+    assert_eq!(records.summary["drops"][0]["count"], 2, "{}", records.summary);
+    Ok(())
+}
+
+#[test]
+fn nft_chain_policy() -> Result<()> {
+    let lab = Lab::standard()?;
+    lab.netns("host")?.nft("add chain inet lab fwd.lxdbr0 { policy drop; }")?;
+    let records = probe(&lab, WORLD)?;
+    let journey = records.assert_dropped(is_probe, "host nf_forward", "NETFILTER_DROP");
+    assert_eq!(journey.record["outcome"]["rule"]["chain"], "fwd.lxdbr0", "{journey}");
+    Ok(())
+}
+
+#[test]
+fn nft_rule_in_input() -> Result<()> {
+    let lab = Lab::standard()?;
+    lab.netns("host")?.nft("add rule inet lab in.lxdbr0 udp dport 9999 drop")?;
+    let records = probe(&lab, HOST)?;
+    let journey = records.assert_dropped(is_probe, "host nf_input", "NETFILTER_DROP");
+    assert_eq!(journey.record["outcome"]["rule"]["chain"], "in.lxdbr0", "{journey}");
+    Ok(())
+}
+
+#[test]
+fn forwarding_off() -> Result<()> {
+    let lab = Lab::standard()?;
+    lab.netns("host")?.sysctl("net.ipv4.ip_forward", "0")?;
+    probe(&lab, WORLD)?.assert_dropped(is_probe, "host route", "IP_INADDRERRORS");
+    Ok(())
+}
+
+#[test]
+fn no_route() -> Result<()> {
+    let lab = Lab::standard()?;
+    lab.netns("host")?.ip("route del default")?;
+    probe(&lab, WORLD)?.assert_dropped(is_probe, "host route", "IP_INNOROUTES");
+    Ok(())
+}
+
+#[test]
+fn unreachable_neighbour() -> Result<()> {
+    let lab = Lab::standard()?;
+    // Nobody has this address: the host asks three times, then gives up.
+    let records = Trace::during(&lab, &["--ip", C1, "--proto", "udp"], || {
+        traffic::udp_send(lab.netns("c1")?, at("198.51.100.77", PORT)?, 1)?;
+        thread::sleep(Duration::from_secs(4));
+        Ok(())
+    })?;
+    let journey = records.assert_dropped(is_probe, "host neigh", "NEIGH_FAILED");
+    journey.assert_passes(&["host nf_forward", "host nf_postrouting"]);
+    Ok(())
+}
+
+#[test]
+fn reverse_path_filter() -> Result<()> {
+    let lab = Lab::standard()?;
+    let (host, world) = (lab.netns("host")?, lab.netns("world")?);
+    host.sysctl("net.ipv4.conf.all.rp_filter", "1")?;
+    // The world claims an address that the host knows behind its bridge.
+    world
+        .ip("addr add 10.0.100.99/32 dev lo\nroute add 198.51.100.1/32 dev eth0 src 10.0.100.99")?;
+    let records = Trace::during(&lab, &["--src", "10.0.100.99", "--proto", "udp"], || {
+        traffic::udp_send(world, at(UPLINK, PORT)?, 2)
+    })?;
+    records.assert_dropped(is_probe, "host route", "IP_RPFILTER");
+    Ok(())
+}
+
+#[test]
+fn time_to_live_exceeded() -> Result<()> {
+    let lab = Lab::standard()?;
+    let records = Trace::during(&lab, &["--ip", C1], || {
+        traffic::udp_send_with_ttl(lab.netns("c1")?, at(WORLD, PORT)?, 2, 1)
+    })?;
+    records.assert_dropped(is_probe, "host route", "IP_INHDR");
+    Ok(())
+}
+
+#[test]
+fn udp_to_a_closed_port() -> Result<()> {
+    let lab = Lab::standard()?;
+    probe(&lab, WORLD)?.assert_dropped(is_probe, "world nf_input", "NO_SOCKET");
+    Ok(())
+}
+
+#[test]
+fn qdisc_overflow() -> Result<()> {
+    let lab = Lab::standard()?;
+    lab.netns("host")?.run(
+        "tc",
+        &["qdisc", "replace", "dev", "eth-up", "root", "tbf"]
+            .into_iter()
+            .chain(["rate", "8kbit", "burst", "200", "limit", "300"])
+            .collect::<Vec<_>>(),
+    )?;
+    let records = Trace::during(&lab, &["--src", C1, "--proto", "icmp"], || {
+        let answers = traffic::ping_with(lab.netns("c1")?, WORLD, &["-c", "10", "-i", "0.01"])?;
+        assert!(answers < 10, "the qdisc took all");
+        Ok(())
+    })?;
+    records.assert_dropped(
+        |journey| journey.proto() == "icmp",
+        "host:eth-up dev_queue",
+        "QDISC_DROP",
+    );
+    Ok(())
+}
+
+#[test]
+fn too_big_and_not_to_be_fragmented() -> Result<()> {
+    let lab = Lab::standard()?;
+    lab.netns("host")?.ip("link set eth-up mtu 1000")?;
+    let records = Trace::during(&lab, &["--src", C1, "--proto", "icmp"], || {
+        let options = ["-c", "1", "-M", "do", "-s", "1200"];
+        assert_eq!(traffic::ping_with(lab.netns("c1")?, WORLD, &options)?, 0);
+        Ok(())
+    })?;
+    records.assert_dropped(|journey| journey.proto() == "icmp", "host route", "PKT_TOO_BIG");
+    Ok(())
+}
+
+#[test]
+fn bridge_port_blocked_by_spanning_tree() -> Result<()> {
+    let lab = Lab::standard()?;
+    let (c1, host) = (lab.netns("c1")?, lab.netns("host")?);
+    // A spanning tree listens for a while at a new port before it forwards.
+    host.ip("link set lxdbr0 type bridge stp_state 1 forward_delay 3000
+         link set veth-c1 down
+         link set veth-c1 up")?;
+    c1.ip(&format!("neigh replace {HOST} lladdr {HOST_MAC} dev eth0 nud permanent"))?;
+    let records = probe(&lab, HOST)?;
+    records.assert_dropped(is_probe, "host:veth-c1 dev_receive", "BRIDGE_INGRESS_STP_STATE");
+    Ok(())
+}
+
+#[test]
+fn link_down() -> Result<()> {
+    let lab = Lab::standard()?;
+    let (host, world) = (lab.netns("host")?, lab.netns("world")?);
+    // With the neighbour known the packet gets as far as the device.
+    host.ip("neigh replace 198.51.100.2 lladdr 02:00:00:00:00:01 dev eth-up nud permanent")?;
+    world.ip("link set eth0 down")?;
+    thread::sleep(Duration::from_millis(1500));
+    let records = probe(&lab, WORLD)?;
+    records.assert_dropped(is_probe, "host:eth-up dev_queue", "QDISC_DROP");
+    Ok(())
+}

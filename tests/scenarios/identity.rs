@@ -1,0 +1,113 @@
+//! No packet is taken for another, however many there are.
+
+use std::sync::{Arc, Mutex};
+
+use anyhow::{Context, Result};
+use lab::{
+    Lab, Trace,
+    topology::{C1, WORLD},
+    trace::{Output, binary},
+    traffic::{MAGIC, Numbered, at},
+};
+use rustix::process::Signal;
+use serde::Deserialize;
+
+const NUMBERED: Numbered = Numbered { flows: 100, packets: 100_000, rate: 5_000 };
+
+/// As much of a record as this scenario reads, 10⁵ times.
+#[derive(Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+enum Line {
+    Start {},
+    Journey { direction: String, hops: Vec<Hop>, outcome: Outcome },
+    Summary { events: Events },
+}
+
+#[derive(Deserialize)]
+struct Hop {
+    data: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Outcome {
+    kind: String,
+}
+
+#[derive(Deserialize)]
+struct Events {
+    lost: std::collections::BTreeMap<String, u64>,
+}
+
+/// What was found wrong, and how often each number was seen.
+struct Seen {
+    journeys_of: Vec<u32>,
+    wrong: Vec<String>,
+    lost: Option<Events>,
+}
+
+#[test]
+fn a_hundred_flows_are_not_mixed_up() -> Result<()> {
+    let lab = Lab::standard()?;
+    let seen = Arc::new(Mutex::new(Seen {
+        journeys_of: vec![0; NUMBERED.packets as usize],
+        wrong: Vec::new(),
+        lost: None,
+    }));
+    let mut command = std::process::Command::new(binary()?);
+    command.args(["--ip", C1, "--proto", "udp", "-s", "96", "--hops", "all", "-o", "json"]);
+    let reader = Arc::clone(&seen);
+    let read = move |line: &str| {
+        if let Ok(mut seen) = reader.lock() {
+            seen.read(line);
+        }
+    };
+    let trace = Trace::spawn(lab.netns("host")?, command, Output::Each(Box::new(read)))?;
+    let arrived = NUMBERED.send(lab.netns("c1")?, lab.netns("world")?, at(WORLD, 7)?)?;
+    assert_eq!(arrived, NUMBERED.packets, "the lab itself lost packets");
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    trace.signal(Signal::INT)?;
+    let ended = trace.wait()?;
+    assert!(ended.status.success(), "{}", ended.stderr);
+
+    let seen = seen.lock().expect("no reader panicked");
+    let few: Vec<_> = seen.wrong.iter().take(5).collect();
+    assert!(few.is_empty(), "{} journeys are wrong, among them {few:#?}", seen.wrong.len());
+    let lost = &seen.lost.as_ref().context("no summary")?.lost;
+    assert!(lost.values().all(|&count| count == 0), "{lost:?}");
+    let unseen = seen.journeys_of.iter().filter(|&&count| count == 0).count();
+    let twice = seen.journeys_of.iter().filter(|&&count| count > 1).count();
+    assert_eq!((unseen, twice), (0, 0), "packets seen never, and more than once");
+    Ok(())
+}
+
+impl Seen {
+    fn read(&mut self, line: &str) {
+        match serde_json::from_str(line) {
+            Ok(Line::Start {}) => {}
+            Ok(Line::Summary { events }) => self.lost = Some(events),
+            Ok(Line::Journey { direction, hops, outcome }) if direction == "original" => {
+                let mut numbers: Vec<_> =
+                    hops.iter().filter_map(|hop| number(hop.data.as_deref()?)).collect();
+                numbers.dedup();
+                match numbers[..] {
+                    [number] if outcome.kind == "delivered" => {
+                        let count = usize::try_from(number)
+                            .ok()
+                            .and_then(|number| self.journeys_of.get_mut(number));
+                        count.map_or_else(|| self.wrong.push(line.into()), |count| *count += 1);
+                    }
+                    _ => self.wrong.push(line.into()),
+                }
+            }
+            Ok(Line::Journey { .. }) => {}
+            Err(error) => self.wrong.push(format!("{error}: {line}")),
+        }
+    }
+}
+
+/// The number that a packet carries, from its bytes as hexadecimal digits.
+fn number(data: &str) -> Option<u64> {
+    let magic: String = MAGIC.iter().map(|byte| format!("{byte:02x}")).collect();
+    let at = data.find(&magic)? + magic.len();
+    u64::from_str_radix(data.get(at..at + 16)?, 16).ok()
+}
