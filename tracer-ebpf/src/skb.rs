@@ -106,10 +106,13 @@ impl<A: Access> Skb<A> {
         self.data() + u64::from(self.len().wrapping_sub(paged))
     }
 
-    /// Where the network header begins.
+    /// Where the network header begins; 0 when that was never said (an skb fresh from a driver).
     #[inline(always)]
     pub fn network_header(self) -> Address {
         let from_head: u16 = A::read(self.at, offset!(skb_network_header));
+        if from_head == 0 {
+            return 0;
+        }
         A::read::<Address>(self.at, offset!(skb_head)) + u64::from(from_head)
     }
 

@@ -37,8 +37,20 @@ impl<A: Access> Packet<A> {
     #[inline(always)]
     fn on_its_device(skb: Skb<A>) -> Self {
         let dev = skb.dev();
-        Self { skb, ifindex: dev.ifindex(), netns: dev.netns(), arriving: false }
+        let netns = dev.netns();
+        // In queues of sockets and of fragments, something else stands where the device was.
+        if !is_namespace(netns) {
+            return Self { skb, ifindex: 0, netns: 0, arriving: false };
+        }
+        Self { skb, ifindex: dev.ifindex(), netns, arriving: false }
     }
+}
+
+/// Whether this can be a namespace's inode: they are numbered from `PROC_DYNAMIC_FIRST`, those that
+/// every boot has right below it.
+#[inline(always)]
+fn is_namespace(inode: u32) -> bool {
+    inode >= 0xefff_ff00
 }
 
 impl<A: Access> Source for Packet<A> {

@@ -9,7 +9,7 @@ use crate::{
     emit::{Capture, Report, emit},
     packet::Headers,
     skb::{Probe, Skb},
-    track::{Source, known, known_or_begun},
+    track::{At, Source, known, known_or_begun},
 };
 
 /// The packet of a tc program. Its context *is* the `struct sk_buff` at run time: the verifier
@@ -73,7 +73,7 @@ impl Capture for TcPacket<'_> {
         }
         // SAFETY: `into` has room for `max` bytes; page fragments are looked into by the helper.
         let code = unsafe { bpf_skb_load_bytes(self.ctx.skb.skb.cast(), 0, into.cast(), n) };
-        (if code == 0 { n } else { 0 }, true)
+        (if code == 0 { n } else { 0 }, self.skb.dev().is_ethernet())
     }
 }
 
@@ -81,7 +81,7 @@ impl Capture for TcPacket<'_> {
 #[inline(always)]
 pub fn egress(ctx: &TcContext) -> i32 {
     let packet = TcPacket::new(ctx);
-    if let Some(sighting) = known_or_begun(&packet) {
+    if let Some(sighting) = known_or_begun(&packet, At::Way) {
         emit(&packet, &sighting, &Report::plain(Point::TcEgress));
     }
     TC_ACT_UNSPEC

@@ -43,6 +43,9 @@ const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 /// Smallest and largest ring buffer, bytes. The kernel wants a power of two of pages.
 pub const RING_BYTES: std::ops::RangeInclusive<u32> = 64 << 10..=1 << 30;
 
+/// Waiting bytes at which pathtrace is woken; in a small ring buffer, a quarter of it.
+const WAKE_BYTES: u32 = 256 << 10;
+
 /// The tracepoints: program, tracepoint, the points that it shows, and the least number of
 /// arguments that it must hand over.
 const TRACEPOINTS: &[(&str, &str, Point, usize)] = &[
@@ -166,6 +169,7 @@ impl Probes {
             capture_everywhere: request.capture_everywhere.into(),
             drop_reasons: (drop_arguments >= 3).into(),
             follow_replies: 1,
+            wake_bytes: (request.ring_bytes / 4).min(WAKE_BYTES),
         };
         let mut ebpf = EbpfLoader::new()
             .override_global("OFFSETS", &offsets, true)
