@@ -7,6 +7,23 @@ use tracer_common::{
 
 use crate::skb::read_into;
 
+/// How the bytes of a packet are read: their addresses are what the reader takes them for.
+pub trait Bytes: Copy {
+    /// Reads `N` bytes; false when they cannot be read.
+    fn read<const N: usize>(self, from: u64, into: &mut [u8; N]) -> bool;
+}
+
+/// Addresses are those of kernel memory.
+#[derive(Clone, Copy)]
+pub struct Memory;
+
+impl Bytes for Memory {
+    #[inline(always)]
+    fn read<const N: usize>(self, from: u64, into: &mut [u8; N]) -> bool {
+        read_into(from, into)
+    }
+}
+
 const ETH_P_IP: u16 = 0x0800;
 const ETH_P_ARP: u16 = 0x0806;
 const ETH_P_IPV6: u16 = 0x86dd;
@@ -17,7 +34,7 @@ const TCP: u8 = 6;
 const ICMP: u8 = 1;
 const ICMPV6: u8 = 58;
 
-/// Where the headers of a packet lie in kernel memory.
+/// Where the headers of a packet lie.
 #[derive(Clone, Copy)]
 pub struct Headers {
     /// The Ethernet header, where there is one.
@@ -34,10 +51,10 @@ pub struct Headers {
 impl Headers {
     /// The link-layer addresses.
     #[inline(always)]
-    pub fn macs(&self) -> Option<Macs> {
+    pub fn macs(&self, bytes_of: impl Bytes) -> Option<Macs> {
         let mut bytes = [0; 12];
         let at = self.ethernet?;
-        if !read_into(at, &mut bytes) {
+        if !bytes_of.read(at, &mut bytes) {
             return None;
         }
         let [a, b, c, d, e, f, g, h, i, j, k, l] = bytes;
@@ -46,19 +63,19 @@ impl Headers {
 
     /// Fills `tuple`; false when the headers are not all there.
     #[inline(always)]
-    pub fn parse(self, tuple: &mut Tuple) -> bool {
-        parse(&self, tuple)
+    pub fn parse(self, bytes: impl Bytes, tuple: &mut Tuple) -> bool {
+        parse(bytes, &self, tuple)
     }
 
     #[inline(always)]
-    fn find_and_read(mut self, tuple: &mut Tuple) -> bool {
-        if (is_vlan(self.protocol) || self.network == 0) && !self.skip_vlan() {
+    fn find_and_read(mut self, bytes: impl Bytes, tuple: &mut Tuple) -> bool {
+        if (is_vlan(self.protocol) || self.network == 0) && !self.skip_vlan(bytes) {
             return false;
         }
         match self.protocol {
-            ETH_P_IP => ipv4(&self, tuple),
-            ETH_P_IPV6 => ipv6(&self, tuple),
-            ETH_P_ARP => arp(&self, tuple),
+            ETH_P_IP => ipv4(bytes, &self, tuple),
+            ETH_P_IPV6 => ipv6(bytes, &self, tuple),
+            ETH_P_ARP => arp(bytes, &self, tuple),
             _ => true,
         }
     }
@@ -66,11 +83,11 @@ impl Headers {
     /// Walks up to two tags from the Ethernet header: on the way in the network header is the tag,
     /// on the way out it is what follows, but behind the Ethernet header it is the same.
     #[inline(always)]
-    fn skip_vlan(&mut self) -> bool {
+    fn skip_vlan(&mut self, bytes_of: impl Bytes) -> bool {
         let Some(ethernet) = self.ethernet else { return false };
         let mut bytes = [0; 10];
         // The outer ethertype, tag, inner ethertype, tag, ethertype.
-        if !read_into(ethernet + 12, &mut bytes) {
+        if !bytes_of.read(ethernet + 12, &mut bytes) {
             return false;
         }
         let [a, b, _, _, c, d, _, _, e, f] = bytes;
@@ -95,9 +112,9 @@ impl Headers {
 /// What a packet's headers say reaches the caller by one copy that a helper makes. The verifier then
 /// knows nothing of it, and checks what follows once, not once for each way through the parsers.
 #[inline(never)]
-fn parse(headers: &Headers, tuple: &mut Tuple) -> bool {
+fn parse<B: Bytes>(bytes: B, headers: &Headers, tuple: &mut Tuple) -> bool {
     let mut own = Tuple::default();
-    let parsed = headers.find_and_read(&mut own);
+    let parsed = headers.find_and_read(bytes, &mut own);
     let from = (&raw const own) as u64;
     // SAFETY: a `Tuple` is integers without padding: as many bytes.
     let into: &mut [u8; size_of::<Tuple>()] = unsafe { &mut *(&raw mut *tuple).cast() };
@@ -105,9 +122,9 @@ fn parse(headers: &Headers, tuple: &mut Tuple) -> bool {
 }
 
 #[inline(never)]
-fn ipv4(headers: &Headers, tuple: &mut Tuple) -> bool {
+fn ipv4<B: Bytes>(bytes: B, headers: &Headers, tuple: &mut Tuple) -> bool {
     let mut ip = [0; 20];
-    if headers.network + 20 > headers.end || !read_into(headers.network, &mut ip) {
+    if headers.network + 20 > headers.end || !bytes.read(headers.network, &mut ip) {
         return false;
     }
     let header = u64::from(ip[0] & 0x0f) * 4;
@@ -128,14 +145,14 @@ fn ipv4(headers: &Headers, tuple: &mut Tuple) -> bool {
     let total = u64::from(u16::from_be_bytes([ip[2], ip[3]]));
     let end = headers.network + total;
     let end = if total != 0 && end < headers.end { end } else { headers.end };
-    transport(headers.network + header, end, tuple);
+    transport(bytes, headers.network + header, end, tuple);
     true
 }
 
 #[inline(never)]
-fn ipv6(headers: &Headers, tuple: &mut Tuple) -> bool {
+fn ipv6<B: Bytes>(bytes: B, headers: &Headers, tuple: &mut Tuple) -> bool {
     let mut ip = [0; 40];
-    if headers.network + 40 > headers.end || !read_into(headers.network, &mut ip) {
+    if headers.network + 40 > headers.end || !bytes.read(headers.network, &mut ip) {
         return false;
     }
     if ip[0] >> 4 != 6 {
@@ -160,7 +177,7 @@ fn ipv6(headers: &Headers, tuple: &mut Tuple) -> bool {
         if !matches!(next, 0 | 43 | 44 | 51 | 60) {
             break;
         }
-        if at + 8 > headers.end || !read_into(at, &mut extension) {
+        if at + 8 > headers.end || !bytes.read(at, &mut extension) {
             break;
         }
         if next == 44 {
@@ -178,16 +195,16 @@ fn ipv6(headers: &Headers, tuple: &mut Tuple) -> bool {
     }
     tuple.proto = next;
     if tuple.later_fragment == 0 {
-        transport(at, headers.end, tuple);
+        transport(bytes, at, headers.end, tuple);
     }
     true
 }
 
 /// Ports, sequence numbers, ICMP fields. Left 0 where the header is not (wholly) there.
 #[inline(always)]
-fn transport(at: u64, end: u64, tuple: &mut Tuple) {
+fn transport(bytes: impl Bytes, at: u64, end: u64, tuple: &mut Tuple) {
     let mut first = [0; 8];
-    if at + 8 > end || !read_into(at, &mut first) {
+    if at + 8 > end || !bytes.read(at, &mut first) {
         return;
     }
     if matches!(tuple.proto, ICMP | ICMPV6) {
@@ -209,7 +226,7 @@ fn transport(at: u64, end: u64, tuple: &mut Tuple) {
         tuple.dport = u16::from_be_bytes([first[2], first[3]]);
     }
     let mut rest = [0; 8];
-    if tuple.proto == TCP && at + 16 <= end && read_into(at + 8, &mut rest) {
+    if tuple.proto == TCP && at + 16 <= end && bytes.read(at + 8, &mut rest) {
         tuple.seq = u32::from_be_bytes([first[4], first[5], first[6], first[7]]);
         tuple.ack = u32::from_be_bytes([rest[0], rest[1], rest[2], rest[3]]);
         tuple.l4_kind = rest[5];
@@ -218,10 +235,10 @@ fn transport(at: u64, end: u64, tuple: &mut Tuple) {
 
 /// ARP for IPv4 over Ethernet; other kinds keep only their family.
 #[inline(never)]
-fn arp(headers: &Headers, tuple: &mut Tuple) -> bool {
+fn arp<B: Bytes>(bytes: B, headers: &Headers, tuple: &mut Tuple) -> bool {
     let mut arp = [0; 28];
     tuple.family = family::ARP;
-    if headers.network + 28 > headers.end || !read_into(headers.network, &mut arp) {
+    if headers.network + 28 > headers.end || !bytes.read(headers.network, &mut arp) {
         return false;
     }
     tuple.l4_kind = arp[7];

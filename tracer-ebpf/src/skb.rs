@@ -116,6 +116,18 @@ impl<A: Access> Skb<A> {
         A::read::<Address>(self.at, offset!(skb_head)) + u64::from(from_head)
     }
 
+    /// Where the link-layer and the network header begin, from the buffer's start. They are
+    /// neighbours in the struct: one read where that holds.
+    #[inline(always)]
+    pub fn header_offsets(self) -> (u16, u16) {
+        let (link, network) = (offset!(skb_mac_header), offset!(skb_network_header));
+        if link == network.wrapping_add(2) {
+            let [a, b, c, d] = A::read::<[u8; 4]>(self.at, network);
+            return (u16::from_ne_bytes([c, d]), u16::from_ne_bytes([a, b]));
+        }
+        (A::read(self.at, link), A::read(self.at, network))
+    }
+
     /// Where the link-layer header begins, when there is one and the device is Ethernet.
     #[inline(always)]
     pub fn ethernet_header(self) -> Option<Address> {

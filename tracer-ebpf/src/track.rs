@@ -14,7 +14,7 @@ use tracer_common::{
 
 use crate::{
     globals::{CURRENT, Current, FOLLOWED, LEARNED, count, filter, setting, state},
-    packet::Headers,
+    packet::{Bytes, Headers},
     skb::{Access as _, Probe, offset},
 };
 
@@ -42,6 +42,8 @@ pub trait Source {
     fn ifindex(&self) -> u32;
     /// Inode of the namespace where it is; 0 when it cannot be told here.
     fn netns(&self) -> u32;
+    /// How its bytes are read.
+    fn bytes(&self) -> impl Bytes;
     /// Where its headers lie.
     fn headers(&self) -> Headers;
 }
@@ -94,7 +96,7 @@ pub fn known_or_begun<S: Source>(source: &S, at: At) -> Option<Sighting> {
         None => Some(Chance::of(source)?),
     };
     let mut fresh = Followed::default();
-    let parsed = source.headers().parse(&mut fresh.tuple);
+    let parsed = source.headers().parse(source.bytes(), &mut fresh.tuple);
     if let Some(followed) = entry {
         // SAFETY: a live map value; only the CPU that handles the packet touches it.
         let known = unsafe { &mut *followed };
@@ -133,7 +135,7 @@ pub fn known_itself<S: Source>(source: &S) -> Option<Sighting> {
     let mut tuple = Tuple::default();
     // SAFETY: as in `known_or_begun`.
     let known = unsafe { &*followed };
-    if source.headers().parse(&mut tuple) && known.is(&tuple, false) {
+    if source.headers().parse(source.bytes(), &mut tuple) && known.is(&tuple, false) {
         return Some(Sighting::known(followed));
     }
     let _ = FOLLOWED.remove(&address);
@@ -144,7 +146,7 @@ pub fn known_itself<S: Source>(source: &S) -> Option<Sighting> {
 #[inline(always)]
 pub fn reparse<S: Source>(source: &S, known: &mut Followed) -> bool {
     let mut tuple = Tuple::default();
-    source.headers().parse(&mut tuple) && take_rewritten(known, &tuple)
+    source.headers().parse(source.bytes(), &mut tuple) && take_rewritten(known, &tuple)
 }
 
 /// Takes over what a hook or a program has rewritten; whether addresses or ports were.
@@ -190,7 +192,7 @@ fn begin<S: Source>(source: &S, chance: Chance, mut fresh: Followed) -> Option<S
     let filter = filter();
     let matches = chance.placed
         && matches_packet(filter, &fresh.tuple)
-        && (filter.mac.is_empty() || filter.matches_macs(source.headers().macs()));
+        && (filter.mac.is_empty() || filter.matches_macs(source.headers().macs(source.bytes())));
     let learned = !matches && chance.answers && is_answer(&fresh.tuple);
     if !matches && !learned {
         return None;

@@ -15,7 +15,7 @@ use tracer_common::point::Point;
 
 use crate::{
     emit::{Capture, Report, emit},
-    packet::Headers,
+    packet::{Bytes, Headers, Memory},
     skb::{Access, Skb},
     track::{Source, known},
 };
@@ -72,6 +72,11 @@ impl<A: Access> Source for Packet<A> {
     #[inline(always)]
     fn netns(&self) -> u32 {
         self.netns
+    }
+
+    #[inline(always)]
+    fn bytes(&self) -> impl Bytes {
+        Memory
     }
 
     #[inline(always)]
