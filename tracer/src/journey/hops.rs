@@ -218,7 +218,7 @@ impl Walk {
         {
             *accepted = Some(true);
             *time = Some(spent);
-            open.passed = open.passed.max(hook.passed);
+            open.passed = hook.passed;
         }
         index
     }

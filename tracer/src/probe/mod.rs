@@ -10,7 +10,7 @@ mod tables;
 
 use std::{
     collections::{HashMap, HashSet},
-    os::fd::{AsFd as _, OwnedFd},
+    os::fd::AsFd as _,
 };
 
 use anyhow::{Context as _, anyhow};
@@ -129,10 +129,11 @@ pub struct Lost {
 }
 
 /// The observers in one namespace's hooks.
+#[derive(Default)]
 struct Hooks {
     /// What they were placed around.
     occupants: HookOccupants,
-    _links: Vec<OwnedFd>,
+    observers: netfilter::Observers,
 }
 
 /// The loaded kernel side. Everything attached goes with it.
@@ -310,10 +311,9 @@ impl Probes {
         if self.hooks.get(&netns.inode).is_some_and(|hooks| hooks.occupants == *occupants) {
             return Ok(());
         }
-        // The old ones leave first: two observers would tell everything twice.
-        self.hooks.remove(&netns.inode);
-        let links = self.netfilter.watch(netns, occupants, &mut self.brackets)?;
-        self.hooks.insert(netns.inode, Hooks { occupants: occupants.clone(), _links: links });
+        let hooks = self.hooks.entry(netns.inode).or_default();
+        self.netfilter.watch(netns, occupants, &mut hooks.observers, &mut self.brackets)?;
+        hooks.occupants = occupants.clone();
         Ok(())
     }
 
