@@ -147,7 +147,8 @@ fn duration(text: &str) -> Result<Duration, String> {
         "h" => 3600.0,
         _ => return Err(format!("{unit:?} is no unit of time; use ms, s, m or h")),
     };
-    let number: f64 = number.parse().map_err(|_| "a time is a number and a unit, as 5s".to_owned())?;
+    let number: f64 =
+        number.parse().map_err(|_| "a time is a number and a unit, as 5s".to_owned())?;
     let duration = Duration::try_from_secs_f64(number * seconds).map_err(|e| e.to_string())?;
     if duration.is_zero() { Err("a trace of no time sees nothing".into()) } else { Ok(duration) }
 }

@@ -10,9 +10,13 @@
 //!
 //! `docs/architecture.md` follows one packet's events through all of it.
 
+pub mod cli;
+pub mod command;
 pub mod event;
 pub mod explain;
 pub mod host;
 pub mod journey;
 pub mod output;
 pub mod probe;
+pub mod run;
+pub mod select;

@@ -1,2 +1,17 @@
 //! The `pathtrace` command.
-fn main() {}
+
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use tracer::cli::Cli;
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match tracer::command::run(cli) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("pathtrace: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -14,7 +14,7 @@ use tracer_common::{
 
 use crate::{
     cli::SelectArgs,
-    host::{link, netns::Netns},
+    host::{link::Links, netns::Netns},
 };
 
 /// An address, or a range of them.
@@ -205,8 +205,10 @@ pub fn contradiction(select: &SelectArgs) -> Option<String> {
         return Some("ports are selected, but no packet of the given --proto has ports".into());
     }
     let families = |addresses: &[Address]| {
-        (addresses.is_empty() || addresses.iter().any(|a| a.is_ipv4()),
-         addresses.is_empty() || addresses.iter().any(|a| !a.is_ipv4()))
+        (
+            addresses.is_empty() || addresses.iter().any(|a| a.is_ipv4()),
+            addresses.is_empty() || addresses.iter().any(|a| !a.is_ipv4()),
+        )
     };
     let all = [&select.ip, &select.src, &select.dst].map(|a| families(a));
     let (v4, v6) = (all.iter().all(|f| f.0), all.iter().all(|f| f.1));
@@ -215,7 +217,9 @@ pub fn contradiction(select: &SelectArgs) -> Option<String> {
     }
     let possible = |p: &Protocol| (v4 && p.exists_in(true)) || (v6 && p.exists_in(false));
     if !select.proto.is_empty() && !select.proto.iter().any(possible) {
-        return Some("the given --proto does not exist in the family of the given addresses".into());
+        return Some(
+            "the given --proto does not exist in the family of the given addresses".into(),
+        );
     }
     None
 }
@@ -233,11 +237,11 @@ pub fn resolve(select: &SelectArgs) -> anyhow::Result<Selection> {
     fill(&mut filter.sport, select.sport.iter().map(|p| p.0));
     fill(&mut filter.dport, select.dport.iter().map(|p| p.0));
     fill(&mut filter.proto, select.proto.iter().map(|p| p.0));
-    fill(&mut filter.mac, select.mac.iter().map(|MacAddress([a, b, c, d, e, f])| {
-        [*a, *b, *c, *d, *e, *f, 0, 0]
-    }));
-    let namespaces =
-        select.netns.iter().map(NetnsRef::resolve).collect::<Result<Vec<_>, _>>()?;
+    fill(
+        &mut filter.mac,
+        select.mac.iter().map(|MacAddress([a, b, c, d, e, f])| [*a, *b, *c, *d, *e, *f, 0, 0]),
+    );
+    let namespaces = select.netns.iter().map(NetnsRef::resolve).collect::<Result<Vec<_>, _>>()?;
     fill(&mut filter.netns, namespaces.iter().map(|n| n.inode));
     let interfaces = interfaces(&select.iface, &namespaces)?;
     if interfaces.len() > MAX_VALUES {
@@ -258,9 +262,9 @@ fn interfaces(names: &[String], within: &[Netns]) -> anyhow::Result<Vec<(u32, u3
     for name in names {
         let before = found.len();
         for netns in within {
-            let links = link::links(netns)?;
+            let links = Links::read(netns)?.links;
             found.extend(
-                links.iter().filter(|l| l.name == *name).map(|l| (netns.inode, l.ifindex)),
+                links.values().filter(|l| l.name == *name).map(|l| (netns.inode, l.ifindex)),
             );
         }
         if found.len() == before {

@@ -114,7 +114,7 @@ impl<K: KernelNames> Benign for HarmlessEnds<K> {
             }
         };
         let symbol = self.0.symbol(location);
-        let function = symbol.as_ref().map(|symbol| symbol.function());
+        let function = symbol.as_ref().map(|symbol| symbol.in_source());
         KINDS
             .iter()
             .find(|kind| {

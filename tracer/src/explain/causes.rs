@@ -18,7 +18,7 @@ pub(super) struct Cause {
     pub(super) why: &'static str,
     /// Commands to check or settings to change.
     pub(super) advice: &'static [&'static str],
-    /// Settings that show whether it is so.
+    /// Settings that show whether it is so. Interfaces in them are not quoted for a shell.
     pub(super) sysctls: &'static [&'static str],
 }
 
@@ -28,8 +28,8 @@ pub(super) struct Case {
     pub(super) proto: u8,
     /// The last look-up of the way forward: `RTN_*` and errno.
     pub(super) route: Option<(u8, i32)>,
-    /// Detail of the hop where it died.
-    pub(super) netfilter: bool,
+    /// It died in one of the five IP hooks.
+    pub(super) in_hook: bool,
     pub(super) clone: bool,
 }
 
@@ -72,7 +72,7 @@ pub(super) const CAUSES: &[Cause] = causes! {
     ["NETFILTER_DROP"], [], |case| case.family == Family::Arp =>
         "a rule for ARP (arptables or the arp family of nftables) in {netns} dropped it at {dev}";
         ["{exec}nft list ruleset arp", "{exec}arptables -L -v"]; [];
-    ["NETFILTER_DROP"], [], |case| !case.netfilter =>
+    ["NETFILTER_DROP"], [], |case| !case.in_hook =>
         "a rule of the bridge family or of a device's ingress or egress hook dropped it at {dev} in {netns}";
         ["{exec}nft list ruleset bridge", "{exec}nft list ruleset netdev", "{exec}ebtables -L --Lc"]; [];
 
@@ -81,7 +81,7 @@ pub(super) const CAUSES: &[Cause] = causes! {
     ["IP_INADDRERRORS"], ["ip_error"], V4 =>
         "{dst} is not an address of {netns}, and IP forwarding is off for {dev} there";
         ["{exec}sysctl -w net.ipv4.ip_forward=1"];
-        ["net.ipv4.ip_forward", "net.ipv4.conf.{dev}.forwarding"];
+        ["net.ipv4.ip_forward", "net.ipv4.conf.{setting}.forwarding"];
     ["IP_INADDRERRORS", "NOT_SPECIFIED"], ["ip6_forward"], V6 =>
         "{dst} is not an address of {netns}, and IPv6 forwarding is off there (or its source may not be forwarded)";
         ["{exec}sysctl -w net.ipv6.conf.all.forwarding=1"];
@@ -103,22 +103,22 @@ pub(super) const CAUSES: &[Cause] = causes! {
         ["{exec}ip route get {dst}", "{exec}ip route add {dst} via GATEWAY"]; [];
     ["IP_RPFILTER"], [], ANY =>
         "reverse path filtering: {netns} would not send an answer to {src} through {dev}, where this packet came in";
-        ["{exec}ip route get {src}", "{exec}sysctl -w net.ipv4.conf.{dev}.rp_filter=2   # loose; the higher of all and {dev} counts"];
-        ["net.ipv4.conf.all.rp_filter", "net.ipv4.conf.{dev}.rp_filter"];
+        ["{exec}ip route get {src}", "{exec}sysctl -w net.ipv4.conf.{conf}.rp_filter=2   # loose; the higher of all and {dev} counts"];
+        ["net.ipv4.conf.all.rp_filter", "net.ipv4.conf.{setting}.rp_filter"];
     ["IP_LOCAL_SOURCE"], [], ANY =>
         "its source {src} is an address of {netns} itself, so it cannot have come in through {dev}";
-        ["{exec}ip address show to {src}", "{exec}sysctl -w net.ipv4.conf.{dev}.accept_local=1   # only where this is meant"];
-        ["net.ipv4.conf.{dev}.accept_local"];
+        ["{exec}ip address show to {src}", "{exec}sysctl -w net.ipv4.conf.{conf}.accept_local=1   # only where this is meant"];
+        ["net.ipv4.conf.{setting}.accept_local"];
     ["IP_INVALID_SOURCE"], [], ANY =>
         "its source {src} can be nobody's address (martian): multicast, broadcast or zero";
-        ["{exec}sysctl -w net.ipv4.conf.{dev}.log_martians=1   # logs who sends them"]; [];
+        ["{exec}sysctl -w net.ipv4.conf.{conf}.log_martians=1   # logs who sends them"]; [];
     ["IP_INVALID_DEST"], [], ANY =>
         "its destination {dst} can be nobody's address (martian)";
-        ["{exec}sysctl -w net.ipv4.conf.{dev}.log_martians=1   # logs who sends them"]; [];
+        ["{exec}sysctl -w net.ipv4.conf.{conf}.log_martians=1   # logs who sends them"]; [];
     ["IP_LOCALNET"], [], ANY =>
         "{src} or {dst} is a loopback address, and {dev} in {netns} takes none";
-        ["{exec}sysctl -w net.ipv4.conf.{dev}.route_localnet=1   # only where this is meant"];
-        ["net.ipv4.conf.{dev}.route_localnet"];
+        ["{exec}sysctl -w net.ipv4.conf.{conf}.route_localnet=1   # only where this is meant"];
+        ["net.ipv4.conf.{setting}.route_localnet"];
     ["IP_INHDR"], ["ip_forward", "ip6_forward"], ANY =>
         "its time to live ran out (TTL {ttl} when first seen): it was sent with a small one, or goes in circles";
         [SHOW_ROUTE, "{exec}traceroute -n {dst}"]; [];
@@ -133,7 +133,7 @@ pub(super) const CAUSES: &[Cause] = causes! {
         ["{exec}ip xfrm policy", "{exec}ip xfrm state"]; [];
     ["IPV6DISABLED"], [], ANY =>
         "IPv6 is disabled on {dev} in {netns}";
-        ["{exec}sysctl -w net.ipv6.conf.{dev}.disable_ipv6=0"]; ["net.ipv6.conf.{dev}.disable_ipv6"];
+        ["{exec}sysctl -w net.ipv6.conf.{conf}.disable_ipv6=0"]; ["net.ipv6.conf.{setting}.disable_ipv6"];
     ["DUP_FRAG", "FRAG_REASM_TIMEOUT", "FRAG_TOO_FAR"], [], ANY =>
         "it is a fragment whose other fragments did not come, or came twice";
         ["{exec}nstat -az IpReasm*"]; [];
@@ -145,7 +145,7 @@ pub(super) const CAUSES: &[Cause] = causes! {
     ["NEIGH_QUEUEFULL"], [], ANY =>
         "the queue of packets that wait for the link-layer address of the next hop{gateway} on {oif} is full";
         ["{exec}ip neigh show dev {oif}", "{exec}arping -I {oif} {nexthop}"];
-        ["net.ipv4.neigh.{oif}.unres_qlen_bytes"];
+        ["net.ipv4.neigh.{oif_setting}.unres_qlen_bytes"];
 
     // Sockets.
     ["NO_SOCKET"], [], |case| case.proto == 17 =>

@@ -1,30 +1,16 @@
 //! What explaining needs to know of this machine, as traits: whoever knows it implements them.
 
-use crate::event::{InHook, Place};
-
-/// A name and an offset in the kernel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Symbol<'a> {
-    /// The function, as `/proc/kallsyms` names it.
-    pub name: &'a str,
-    /// Bytes from its start.
-    pub offset: u64,
-}
-
-impl Symbol<'_> {
-    /// The function as it is written in the kernel's source: without what the compiler appends
-    /// (`.constprop.0`, `.isra.0`, `.part.0`, `.cold`).
-    pub fn function(&self) -> &str {
-        self.name.split_once('.').map_or(self.name, |(function, _)| function)
-    }
-}
+use crate::{
+    event::{InHook, Place},
+    host::symbols::Function,
+};
 
 /// Names of the kernel that traced.
 pub trait KernelNames {
     /// Name of a drop reason, with or without `SKB_DROP_REASON_`.
     fn reason(&self, number: u32) -> Option<&str>;
     /// The function that an address is in.
-    fn symbol(&self, address: u64) -> Option<Symbol<'_>>;
+    fn symbol(&self, address: u64) -> Option<Function<'_>>;
 }
 
 /// Knows nothing.
@@ -33,7 +19,7 @@ impl KernelNames for () {
         None
     }
 
-    fn symbol(&self, _: u64) -> Option<Symbol<'_>> {
+    fn symbol(&self, _: u64) -> Option<Function<'_>> {
         None
     }
 }
@@ -43,7 +29,7 @@ impl<T: KernelNames + ?Sized> KernelNames for std::sync::Arc<T> {
         (**self).reason(number)
     }
 
-    fn symbol(&self, address: u64) -> Option<Symbol<'_>> {
+    fn symbol(&self, address: u64) -> Option<Function<'_>> {
         (**self).symbol(address)
     }
 }
@@ -59,7 +45,7 @@ pub fn reason_name(names: &(impl KernelNames + ?Sized), number: u32) -> String {
 /// A place in the kernel as it is shown: `nf_hook_slow+0xbe`, or the address without a name.
 pub fn location_name(names: &(impl KernelNames + ?Sized), address: u64) -> String {
     match names.symbol(address) {
-        Some(symbol) => format!("{}+{:#x}", symbol.name, symbol.offset),
+        Some(function) => function.to_string(),
         None => format!("{address:#x}"),
     }
 }
@@ -137,7 +123,8 @@ pub struct Bracket {
 pub trait Evidence: KernelNames + Names {
     /// What stands between the last observer that a packet passed and the next one.
     fn bracket(&self, netns: u32, hook: InHook) -> Option<Bracket>;
-    /// A kernel setting of a namespace, by its dotted name (`net.ipv4.ip_forward`).
+    /// A kernel setting of a namespace, by its dotted name as `sysctl` takes it
+    /// (`net.ipv4.ip_forward`; a dot within the name of an interface is written `/`).
     fn sysctl(&self, netns: u32, name: &str) -> Option<String>;
 }
 

@@ -13,7 +13,7 @@ mod words;
 
 pub use benign::HarmlessEnds;
 pub use facts::{
-    BaseChain, Bracket, DeviceName, Evidence, KernelNames, Names, NetnsName, Symbol, location_name,
+    BaseChain, Bracket, DeviceName, Evidence, KernelNames, Names, NetnsName, location_name,
     reason_name,
 };
 
@@ -61,8 +61,8 @@ pub struct Decision {
 /// Explains a journey that was dropped or lost; `None` for one that arrived.
 pub fn explain(journey: &Journey, evidence: &(impl Evidence + ?Sized)) -> Option<Explanation> {
     match journey.outcome {
-        Outcome::Dropped { hop, reason, location, in_hook } => {
-            let reason = reason.map(|number| reason_name(evidence, number));
+        Outcome::Dropped { hop, reason: number, location, in_hook } => {
+            let reason = number.map(|number| reason_name(evidence, number));
             let mut explanation = Explanation {
                 location: Some(location_name(evidence, location)),
                 reason,
@@ -70,11 +70,18 @@ pub fn explain(journey: &Journey, evidence: &(impl Evidence + ?Sized)) -> Option
             };
             let place = journey.hops.get(hop).map_or(NOWHERE, |hop| hop.place);
             let words = words(journey, place, evidence);
+            // Within a hook a packet can also die of something else, such as reassembly.
+            let otherwise = number.and_then(|number| evidence.reason(number)).is_some_and(|name| {
+                !["NETFILTER_DROP", "NOT_SPECIFIED"].iter().any(|n| name.ends_with(n))
+            });
             match in_hook {
-                Some(hook) => {
+                Some(hook) if !otherwise => {
                     netfilter::explain(&mut explanation, place.netns, hook, &words, evidence);
                 }
-                None => dropped(&mut explanation, journey, location, place, &words, evidence),
+                _ => {
+                    let at = (location, in_hook.is_some());
+                    dropped(&mut explanation, journey, at, place, &words, evidence);
+                }
             }
             Some(explanation)
         }
@@ -101,7 +108,7 @@ const NOWHERE: Place = Place { netns: 0, ifindex: 0 };
 fn dropped(
     explanation: &mut Explanation,
     journey: &Journey,
-    location: u64,
+    (location, in_hook): (u64, bool),
     place: Place,
     words: &Words,
     evidence: &(impl Evidence + ?Sized),
@@ -110,11 +117,11 @@ fn dropped(
         family: journey.headers.family,
         proto: journey.headers.proto,
         route: Case::route_of(journey.hops.iter().map(|hop| &hop.detail)),
-        netfilter: false,
+        in_hook,
         clone: journey.parent.is_some(),
     };
     let symbol = evidence.symbol(location);
-    let function = symbol.as_ref().map(|symbol| symbol.function());
+    let function = symbol.as_ref().map(|symbol| symbol.in_source());
     let Some(cause) = causes::find(explanation.reason.as_deref(), function, &case) else {
         let reason = explanation.reason.as_deref().unwrap_or("no reason");
         let at = explanation.location.as_deref().unwrap_or("an unknown place");
@@ -130,6 +137,11 @@ fn dropped(
     }
 }
 
+/// An interface within the dotted name of a setting: its own dots become slashes there.
+fn in_setting(device: &str) -> String {
+    device.replace('.', "/")
+}
+
 /// The names of one packet, for sentences and commands.
 fn words(journey: &Journey, place: Place, evidence: &(impl Evidence + ?Sized)) -> Words {
     let mut words = Words::default();
@@ -142,6 +154,8 @@ fn words(journey: &Journey, place: Place, evidence: &(impl Evidence + ?Sized)) -
     let device = evidence.device(place);
     if let Some(name) = &device.name {
         words.set("dev", quoted(name));
+        words.set("conf", quoted(&in_setting(name)));
+        words.set("setting", in_setting(name));
     }
     if let Some(bridge) = &device.bridge {
         words.set("bridge", quoted(bridge));
@@ -171,6 +185,7 @@ fn words(journey: &Journey, place: Place, evidence: &(impl Evidence + ?Sized)) -
     words.set("nexthop", gateway.unwrap_or(dst).to_string());
     if let Some(name) = evidence.device(out).name.or(device.name) {
         words.set("oif", quoted(&name));
+        words.set("oif_setting", in_setting(&name));
     }
     let qdisc = journey.hops.iter().rev().find_map(|hop| match &hop.detail {
         HopDetail::Qdisc { kind, .. } => Some(kind.as_str()),

@@ -398,8 +398,10 @@ mod tests {
         assert!(Chains::read(&Netns::own().unwrap()).is_ok());
     }
 
-    /// What iptables-legacy does first: ask for a table, which makes the kernel set it up.
+    /// What iptables-legacy does first: load the module, where it is one, and ask for a table,
+    /// which makes the kernel set it up.
     fn use_legacy_filter() {
+        let _ = std::process::Command::new("modprobe").args(["-q", "iptable_filter"]).status();
         let socket = raw_socket();
         let mut info = [0u8; 84];
         info[..6].copy_from_slice(b"filter");

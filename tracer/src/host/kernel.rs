@@ -1,9 +1,13 @@
 //! The kernel that runs and what it lets this process do; and why tracing is impossible, where it
 //! is.
 
-use std::{fs, io, path::Path};
+use std::{fs, io, os::fd::AsFd, path::Path};
 
-use rustix::thread::{CapabilitySet, capabilities};
+use rustix::{
+    fs::{Mode, OFlags, openat},
+    mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen},
+    thread::{CapabilitySet, capabilities},
+};
 
 /// Where the kernel shows the types that offsets and drop reasons are read from.
 const BTF: &str = "/sys/kernel/btf/vmlinux";
@@ -13,8 +17,7 @@ const BTF: &str = "/sys/kernel/btf/vmlinux";
 pub struct Kernel {
     /// As `uname -r`.
     pub release: String,
-    /// The lockdown mode; `None` where it is not told (securityfs is not mounted, or the kernel is
-    /// built without).
+    /// The lockdown mode; `None` where it is not told (the kernel is built without it).
     pub lockdown: Option<Lockdown>,
     /// Whether the effective user is root.
     pub root: bool,
@@ -145,9 +148,21 @@ impl Kernel {
 
 /// From securityfs, else what the kernel was booted with.
 fn lockdown() -> Option<Lockdown> {
-    let now = fs::read_to_string("/sys/kernel/security/lockdown").ok();
+    let mounted = fs::read_to_string("/sys/kernel/security/lockdown");
+    let now = mounted.ok().or_else(|| unmounted_lockdown().ok());
     now.and_then(|text| chosen(&text))
         .or_else(|| booted(&fs::read_to_string("/proc/cmdline").ok()?))
+}
+
+/// The same file where nobody mounted securityfs (containers, small systems): by a mount that only
+/// this file descriptor knows, which is gone with it.
+fn unmounted_lockdown() -> io::Result<String> {
+    let context = fsopen("securityfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_create(context.as_fd())?;
+    let flags = MountAttrFlags::MOUNT_ATTR_RDONLY;
+    let mount = fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, flags)?;
+    let file = openat(&mount, "lockdown", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    io::read_to_string(fs::File::from(file))
 }
 
 /// The mode in brackets: `none [integrity] confidentiality`.

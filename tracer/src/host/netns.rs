@@ -50,9 +50,13 @@ impl Netns {
     /// # Errors
     /// When `/proc` is not there.
     pub fn own() -> Result<Self, Error> {
+        Self::own_among(named())
+    }
+
+    fn own_among(named: impl IntoIterator<Item = Self>) -> Result<Self, Error> {
         let path = Path::new("/proc/self/ns/net");
         let inode = inode_of(path).map_err(|e| Error::new("read this process's netns", e))?;
-        let name = named().find(|n| n.inode == inode).and_then(|n| n.name);
+        let name = named.into_iter().find(|n| n.inode == inode).and_then(|n| n.name);
         Ok(Self { inode, name: name.or_else(|| Some(HOST.into())), path: path.into() })
     }
 
@@ -62,7 +66,8 @@ impl Netns {
     /// # Errors
     /// When `/proc` is not there.
     pub fn all() -> Result<Vec<Self>, Error> {
-        let own = Self::own()?;
+        let named: Vec<_> = named().collect();
+        let own = Self::own_among(named.iter().cloned())?;
         let processes =
             fs::read_dir("/proc").map_err(|e| Error::new("list the processes in /proc", e))?;
         let of_processes = processes.flatten().filter_map(|entry| {
@@ -70,7 +75,7 @@ impl Netns {
             Self::unnamed(process_path(pid))
         });
         let mut seen = HashSet::new();
-        let every = std::iter::once(own).chain(named()).chain(of_runtimes()).chain(of_processes);
+        let every = std::iter::once(own).chain(named).chain(of_runtimes()).chain(of_processes);
         Ok(every.filter(|netns| seen.insert(netns.inode)).collect())
     }
 

@@ -3,10 +3,10 @@
 //! The file is read at the first question (120,000 lines, a few megabytes here) and only its code
 //! symbols are kept.
 
-use std::{fs, io, sync::OnceLock};
+use std::{fmt, fs, io, sync::OnceLock};
 
 /// A function longer than this does not exist: the address is in memory that no symbol covers.
-const LONGEST: u64 = 1 << 20;
+const LONGEST: u64 = 1 << 16;
 
 /// Why no address can be named.
 #[derive(Debug, thiserror::Error)]
@@ -34,10 +34,9 @@ impl Symbols {
         Self::default()
     }
 
-    /// Function and offset at this address, as in `nf_hook_slow+0xbe`, with the module in brackets
-    /// where it is not in the kernel image (`br_forward+0x1 [bridge]`). `None` where no function is
-    /// known there, or, see [`error`](Self::error), none at all.
-    pub fn resolve(&self, address: u64) -> Option<String> {
+    /// The function at this address. `None` where none is known there, or, see
+    /// [`error`](Self::error), none at all.
+    pub fn resolve(&self, address: u64) -> Option<Function<'_>> {
         self.table().as_ref().ok()?.resolve(address)
     }
 
@@ -48,6 +47,36 @@ impl Symbols {
 
     fn table(&self) -> &Result<Table, SymbolsError> {
         self.table.get_or_init(|| Table::parse(&fs::read_to_string("/proc/kallsyms")?))
+    }
+}
+
+/// A place in a function of the kernel. Shown as `nf_hook_slow+0xbe`, with the module in brackets
+/// where it is not in the kernel image: `br_forward+0x1 [bridge]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Function<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Bytes from its start.
+    pub offset: u64,
+    /// The module that it is in.
+    pub module: Option<&'a str>,
+}
+
+impl Function<'_> {
+    /// Its name in the kernel's source: without what the compiler appends (`.constprop.0`,
+    /// `.isra.0`, `.part.0`, `.cold`).
+    pub fn in_source(&self) -> &str {
+        self.name.split_once('.').map_or(self.name, |(name, _)| name)
+    }
+}
+
+impl fmt::Display for Function<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}+{:#x}", self.name, self.offset)?;
+        match self.module {
+            Some(module) => write!(f, " [{module}]"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -121,7 +150,7 @@ impl Table {
         u16::try_from(index + 1).ok()
     }
 
-    fn resolve(&self, address: u64) -> Option<String> {
+    fn resolve(&self, address: u64) -> Option<Function<'_>> {
         let after = self.symbols.partition_point(|symbol| symbol.address <= address);
         let start = self.symbols.get(after.checked_sub(1)?)?.address;
         let first = self.symbols.partition_point(|symbol| symbol.address < start);
@@ -132,11 +161,11 @@ impl Table {
         }
         let begin = symbol.name as usize;
         let name = self.names.get(begin..begin + usize::from(symbol.length))?;
-        let module = usize::from(symbol.module).checked_sub(1);
-        Some(match module.and_then(|index| self.modules.get(index)) {
-            Some(module) => format!("{name}+{offset:#x} {module}"),
-            None => format!("{name}+{offset:#x}"),
-        })
+        let module = usize::from(symbol.module)
+            .checked_sub(1)
+            .and_then(|index| self.modules.get(index))
+            .map(|module| module.trim_matches(['[', ']']));
+        Some(Function { name, offset, module })
     }
 }
 
@@ -154,7 +183,7 @@ mod tests {
     #[test]
     fn an_address_is_named_by_the_function_before_it() {
         let table = Table::parse(TEXT).unwrap();
-        let name = |address| table.resolve(address);
+        let name = |address| table.resolve(address).map(|function| function.to_string());
         assert_eq!(name(0xffff_ffff_8100_10be).as_deref(), Some("nf_hook_slow+0xbe"));
         assert_eq!(name(0xffff_ffff_8100_0600).as_deref(), Some("first_alias+0x600"));
         assert_eq!(name(0xffff_ffff_c000_1001).as_deref(), Some("br_forward+0x1 [bridge]"));
@@ -175,6 +204,7 @@ mod tests {
         let address = u64::from_str_radix(&line[..16], 16).unwrap();
         let symbols = Symbols::new();
         assert!(symbols.error().is_none(), "this test needs root: {:?}", symbols.error());
-        assert_eq!(symbols.resolve(address + 0x10).as_deref(), Some("nf_hook_slow+0x10"));
+        let function = symbols.resolve(address + 0x10).map(|function| function.to_string());
+        assert_eq!(function.as_deref(), Some("nf_hook_slow+0x10"));
     }
 }

@@ -4,9 +4,12 @@
 //! socket keeps its namespace alive, so it is closed as soon as nothing else leads there: at once
 //! for a name that is removed, else at the next look at all namespaces ([`RESCAN`]). New names are
 //! told by inotify, new namespaces of processes by that look.
+//!
+//! To miss nothing, [`Watch::follow`] first, and take the snapshot then.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fs::{self, DirEntry},
     io,
     mem::MaybeUninit,
     os::fd::OwnedFd,
@@ -18,6 +21,7 @@ use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use rustix::{buffer::spare_capacity, event::epoll, fs::inotify};
 use tokio::{
     io::{Interest, unix::AsyncFd},
+    task::{JoinHandle, spawn_blocking},
     time::{sleep, sleep_until},
 };
 
@@ -59,8 +63,9 @@ pub struct Watch {
     names: OwnedFd,
     /// inotify's number for the directory above [`NAMED`], while that is not there.
     above: Option<i32>,
-    known: BTreeSet<(u32, Option<String>)>,
+    known: Known,
     next_scan: Instant,
+    scanning: Option<JoinHandle<Option<Scan>>>,
     changes: BTreeSet<Change>,
 }
 
@@ -98,6 +103,7 @@ impl Watch {
             above: None,
             known: BTreeSet::new(),
             next_scan: Instant::now() + RESCAN,
+            scanning: None,
             changes: BTreeSet::new(),
         };
         watch.watch_names();
@@ -127,10 +133,9 @@ impl Watch {
     pub async fn changed(&mut self) -> BTreeSet<Change> {
         while self.changes.is_empty() {
             tokio::select! {
-                () = wait_readable(&self.ready) => {}
-                () = sleep_until(self.next_scan.into()) => {}
+                () = wait_readable(&self.ready) => self.collect(),
+                scan = next_scan(&mut self.scanning, self.next_scan) => self.scanned(scan),
             }
-            self.collect();
         }
         sleep(GATHER).await;
         self.collect();
@@ -160,9 +165,6 @@ impl Watch {
                 self.take(event.data.u64());
             }
         }
-        if Instant::now() >= self.next_scan {
-            self.scan();
-        }
     }
 
     fn take(&mut self, about: u64) {
@@ -183,29 +185,20 @@ impl Watch {
         }
     }
 
-    /// Looks up all namespaces, and lets go of those that nothing else leads to.
-    fn scan(&mut self) {
-        let start = Instant::now();
-        if let Ok(all) = Netns::all() {
-            let now = known(&all);
-            if now != self.known {
-                self.sockets.retain(|inode, _| all.iter().any(|n| n.inode == *inode));
-                self.known = now;
-                self.changes.insert(Change::Namespaces);
+    /// Compares with the namespaces known before, and lets go of those that nothing else leads to.
+    fn scanned(&mut self, scan: Option<Scan>) {
+        let pause = match scan {
+            Some(scan) => {
+                if scan.known != self.known {
+                    self.sockets.retain(|inode, _| scan.known.iter().any(|(i, _)| i == inode));
+                    self.known = scan.known;
+                    self.changes.insert(Change::Namespaces);
+                }
+                if scan.unfinished { SOON } else { RESCAN.max(scan.took * 50) }
             }
-        }
-        let pause = if self.names_pending() { SOON } else { RESCAN.max(start.elapsed() * 50) };
-        self.next_scan = Instant::now() + pause;
-    }
-
-    /// Whether a file was made for a namespace that is not there yet.
-    fn names_pending(&self) -> bool {
-        let names = std::fs::read_dir(NAMED).into_iter().flatten().flatten();
-        let fresh = |entry: &std::fs::DirEntry| {
-            let age = entry.metadata().ok()?.modified().ok()?.elapsed().ok()?;
-            Some(age < RESCAN && Netns::by_path(&entry.path()).is_err())
+            None => RESCAN,
         };
-        names.into_iter().any(|entry| fresh(&entry).unwrap_or(false))
+        self.next_scan = Instant::now() + pause;
     }
 
     /// Watches the directory of names, or, until that is made, the one above it. To watch again
@@ -226,6 +219,44 @@ impl Watch {
     }
 }
 
+/// What a look at all namespaces found.
+struct Scan {
+    known: Known,
+    /// A file was made for a namespace that is not there yet.
+    unfinished: bool,
+    took: Duration,
+}
+
+impl Scan {
+    /// `None` when the namespaces cannot be listed.
+    fn take() -> Option<Self> {
+        let start = Instant::now();
+        let known = known(&Netns::all().ok()?);
+        Some(Self { known, unfinished: is_unfinished(), took: start.elapsed() })
+    }
+}
+
+/// The next look at all namespaces: in a thread of its own, for with thousands it takes long
+/// enough to keep events waiting. When this is dropped, the next call takes up where it was.
+async fn next_scan(scanning: &mut Option<JoinHandle<Option<Scan>>>, at: Instant) -> Option<Scan> {
+    if scanning.is_none() {
+        sleep_until(at.into()).await;
+    }
+    let scan = scanning.get_or_insert_with(|| spawn_blocking(Scan::take)).await;
+    *scanning = None;
+    scan.ok().flatten()
+}
+
+/// Whether a file was made for a namespace that is not there yet.
+fn is_unfinished() -> bool {
+    let fresh = |entry: &DirEntry| {
+        let age = entry.metadata().ok()?.modified().ok()?.elapsed().ok()?;
+        Some(age < RESCAN && Netns::by_path(&entry.path()).is_err())
+    };
+    let names = fs::read_dir(NAMED).into_iter().flatten().flatten();
+    names.into_iter().any(|entry| fresh(&entry).unwrap_or(false))
+}
+
 async fn wait_readable(fd: &AsyncFd<OwnedFd>) {
     // The guard says that nothing is left; a collection up to the end follows in any case. An
     // error means that the runtime shuts down: then the timer is what ends the wait.
@@ -235,7 +266,10 @@ async fn wait_readable(fd: &AsyncFd<OwnedFd>) {
     }
 }
 
-fn known(all: &[Netns]) -> BTreeSet<(u32, Option<String>)> {
+/// The namespaces there are: inode and name.
+type Known = BTreeSet<(u32, Option<String>)>;
+
+fn known(all: &[Netns]) -> Known {
     all.iter().map(|netns| (netns.inode, netns.name.clone())).collect()
 }
 
@@ -345,15 +379,15 @@ mod tests {
     #[test]
     fn a_directory_that_is_made_later_is_noticed_by_the_one_above() {
         let above = std::env::temp_dir().join(format!("pt-host-{}-above", std::process::id()));
-        std::fs::create_dir(&above).unwrap();
+        fs::create_dir(&above).unwrap();
         let flags = inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK;
         let names = inotify::init(flags).unwrap();
         let number = inotify::add_watch(&names, &above, inotify::WatchFlags::CREATE).unwrap();
-        std::fs::write(above.join("something"), "").unwrap();
+        fs::write(above.join("something"), "").unwrap();
         let for_another_file = drain_names(&names, Some(number));
-        std::fs::create_dir(above.join("netns")).unwrap();
+        fs::create_dir(above.join("netns")).unwrap();
         let for_the_directory = drain_names(&names, Some(number));
-        std::fs::remove_dir_all(&above).unwrap();
+        fs::remove_dir_all(&above).unwrap();
         assert!(!for_another_file && for_the_directory);
     }
 }

@@ -38,7 +38,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            in_flight: 65_536,
+            in_flight: 32_768,
             flows: 65_536,
             ended: 65_536,
             settle_after: 200_000_000,
@@ -84,6 +84,8 @@ pub struct Assembler<B = ()> {
     ended: LruCache<PacketId, bool>,
     flows: FlowTable,
     finished: u64,
+    /// How far time has come, by events and by what was told.
+    now: u64,
     counts: Counts,
 }
 
@@ -110,6 +112,7 @@ impl<B: Benign> Assembler<B> {
             ended: LruCache::new(ended),
             flows: FlowTable::new(limits.flows),
             finished: 0,
+            now: 0,
             counts: Counts::default(),
         }
     }
@@ -124,9 +127,16 @@ impl<B: Benign> Assembler<B> {
         self.making.len()
     }
 
+    /// No deadline outlives its journey.
+    #[cfg(test)]
+    pub(super) fn nothing_kept(&self) -> bool {
+        self.deadlines.is_empty() && self.making.is_empty()
+    }
+
     /// Takes one event; journeys that it completes are appended to `done`.
     pub fn push(&mut self, event: Event, done: &mut Vec<Journey>) {
         self.counts.received += 1;
+        self.now = self.now.max(event.time);
         let id = event.id;
         if let Some(&reader_expected) = self.ended.peek(&id) {
             if reader_expected && matches!(event.what, What::Socket { .. } | What::Consume) {
@@ -152,7 +162,9 @@ impl<B: Benign> Assembler<B> {
             self.counts.duplicate += 1;
             return;
         }
-        if !headers.later_fragment && Key::of(&headers) != making.key {
+        let told = !headers.later_fragment
+            && (headers.family, headers.proto) == (making.headers.family, making.headers.proto);
+        if told && Key::of(&headers) != making.key {
             making.key = Key::of(&headers);
             making.member = self.flows.learn(making.member, &making.headers, &headers);
         }
@@ -173,6 +185,7 @@ impl<B: Benign> Assembler<B> {
     /// Time has come to `now` (CLOCK_MONOTONIC, ns): ends what has been silent for too long.
     /// Events older than `now` that are still on their way will be late.
     pub fn advance(&mut self, now: u64, done: &mut Vec<Journey>) {
+        self.now = self.now.max(now);
         while let Some(id) = self.next_deadline(now) {
             self.end(id, Cause::Over, done);
         }
@@ -215,6 +228,7 @@ impl<B: Benign> Assembler<B> {
         if cause == Cause::Evicted {
             self.counts.evicted += 1;
         }
+        let quiet = self.now.saturating_sub(making.last_seen) >= self.limits.settle_after;
         let (whole, events) = (making.whole(), making.events.len());
         // The first event by the packet's order, not by arrival.
         let Some(first) = making.events.first() else { return };
@@ -224,7 +238,7 @@ impl<B: Benign> Assembler<B> {
         let member = self.flows.settle(making.member, &making.headers);
 
         let path = Path::new(parent, making.events.into_iter().map(|s| s.event), &self.benign);
-        let outcome = outcome(&path, cause);
+        let outcome = outcome(&path, cause, quiet);
         let reader_expected = path.end == End::None
             && matches!(outcome, Outcome::Delivered { .. } | Outcome::Transmitted { .. });
         self.ended.push(id, reader_expected);
@@ -252,7 +266,8 @@ impl<B: Benign> Assembler<B> {
     }
 }
 
-fn outcome(path: &Path, cause: Cause) -> Outcome {
+/// How a journey ended; `quiet`: nothing of it was on its way any more when it was ended.
+fn outcome(path: &Path, cause: Cause, quiet: bool) -> Outcome {
     let last = path.last_before_end();
     let delivered = path.taken.map(|hop| Outcome::Delivered { hop });
     let sent = path.sent.map(|hop| Outcome::Transmitted { hop });
@@ -271,9 +286,9 @@ fn outcome(path: &Path, cause: Cause) -> Outcome {
             Cause::TraceEnded => {
                 delivered.or(sent).unwrap_or(Outcome::Lost { hop: last, why: LostWhy::TraceEnded })
             }
-            Cause::Evicted => {
-                delivered.unwrap_or(Outcome::Lost { hop: last, why: LostWhy::Evicted })
-            }
+            Cause::Evicted => delivered
+                .or(sent.filter(|_| quiet))
+                .unwrap_or(Outcome::Lost { hop: last, why: LostWhy::Evicted }),
         },
     }
 }
@@ -305,7 +320,7 @@ struct Seen {
 impl Making {
     fn new(event: &Event, member: Membership, scheduled: u64) -> Self {
         Self {
-            events: Vec::with_capacity(16),
+            events: Vec::with_capacity(8),
             parent: None,
             member,
             headers: event.headers,

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use tracer_common::point::Point;
 
 use super::{Benign, BenignEnd, Hop, HopDetail, NatKind, Rewritten, flow::ends};
-use crate::event::{Event, Headers, Hook, InHook, PacketId, Place, What};
+use crate::event::{Event, Family, Headers, Hook, InHook, PacketId, Place, What};
 
 /// The hops of a packet and what its end rests on.
 #[derive(Debug)]
@@ -104,7 +104,10 @@ impl Walk {
 
         let Event { headers, what, bytes, .. } = event;
         let rewrites = self.rewrites(&headers);
-        self.headers = Some(headers);
+        // A sighting that cannot tell addresses or ports must not hide a rewrite.
+        if self.headers.is_none() || (headers.family != Family::Other && !headers.later_fragment) {
+            self.headers = Some(headers);
+        }
         // A rewrite that the exit of a hook reports follows that hook's hop; one that shows only
         // later (the exit was lost) comes before the hop that shows it.
         if let What::HookExit { hook, spent } = what {
@@ -116,10 +119,11 @@ impl Walk {
             self.path.sent = None;
             return;
         }
-        self.rewrite(rewrites, seen);
+        // It may have been rewritten and then dropped in the same hook.
         if !matches!(what, What::Drop { hook: Some(_), .. }) {
             self.accept_open();
         }
+        self.rewrite(rewrites, seen);
 
         let point = what.point();
         let index = self.path.hops.len();
@@ -149,7 +153,11 @@ impl Walk {
                 HopDetail::Socket { pid, comm }
             }
             What::Drop { reason, location, hook } => {
-                return self.drop(reason, location, hook, &headers, seen, benign);
+                self.drop(reason, location, hook, &headers, seen, benign);
+                if let Some(hop) = self.path.hops.last_mut() {
+                    hop.bytes = bytes;
+                }
+                return;
             }
             What::Consume => {
                 self.path.end = End::Consume;
@@ -270,10 +278,6 @@ impl Walk {
     }
 
     fn rewrite(&mut self, rewrites: [Option<Rewrite>; 2], seen: Seen) {
-        if rewrites.iter().all(Option::is_none) {
-            return;
-        }
-        self.accept_open();
         for Rewrite { kind, from, to } in rewrites.into_iter().flatten() {
             let (address, port) = match kind {
                 NatKind::Snat => (&mut self.path.nat.src, &mut self.path.nat.sport),

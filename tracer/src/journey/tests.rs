@@ -168,6 +168,32 @@ fn nat_is_seen_later_when_the_exit_is_lost() {
 }
 
 #[test]
+fn rewritten_and_dropped_in_one_hook_is_one_hook() {
+    let journey = one(packet(1, udp("192.0.2.1", 4000, "198.51.100.10", 8080))
+        .see(enter(Hook::Prerouting))
+        .becomes(udp("192.0.2.1", 4000, "10.0.0.2", 80))
+        .see(drop(12, Some(hook(Hook::Prerouting, 5)))));
+    assert_eq!(points(&journey), ["nf_prerouting", "nat", "drop"]);
+    assert_eq!(accepted(&journey, 0), Some(false));
+    assert!(matches!(journey.outcome, Outcome::Dropped { hop: 0, .. }));
+}
+
+#[test]
+fn no_room_is_no_reason_to_call_a_sent_packet_lost() {
+    let limits = Limits { in_flight: 1, ..LIMITS };
+    let mut assembler = Assembler::new(limits, ());
+    let mut done = Vec::new();
+    for (id, start) in [(1, 0), (2, 50 * MS), (3, 500 * MS)] {
+        let sent = packet(id, udp("10.0.0.1", id as u16, "10.0.0.2", 2)).starting(start);
+        for event in sent.see(What::DevXmit).events() {
+            assembler.push(event, &mut done);
+        }
+    }
+    assert!(matches!(done[0].outcome, Outcome::Lost { why: LostWhy::Evicted, .. }));
+    assert!(matches!(done[1].outcome, Outcome::Transmitted { .. }));
+}
+
+#[test]
 fn both_sides_rewritten_are_two_hops() {
     let journey = one(packet(1, udp("10.0.0.2", 1, "10.0.0.3", 2))
         .see(enter(Hook::Output))
@@ -477,6 +503,35 @@ fn a_fragment_without_ports_is_not_nat() {
     assert_eq!(points(&journey), ["dev_receive", "dev_xmit"]);
 }
 
+#[test]
+fn a_sighting_without_addresses_hides_no_nat() {
+    let before = udp("10.0.0.2", 4000, "10.0.0.3", 53);
+    let after = udp("10.0.0.9", 4000, "10.0.0.3", 53);
+    let journey = one(packet(1, before)
+        .see(enter(Hook::Postrouting))
+        .becomes(Headers { family: Family::Other, ..udp("0.0.0.0", 0, "0.0.0.0", 0) })
+        .see(What::TcEgress)
+        .becomes(after)
+        .see(What::DevXmit));
+    assert_eq!(points(&journey), ["nf_postrouting", "tc_egress", "nat", "dev_xmit"]);
+}
+
+#[test]
+fn a_recording_gives_back_its_events() {
+    let events = ping()
+        .see(What::DevReceive)
+        .see(enter(Hook::Forward))
+        .see(route(3, -101, 7))
+        .see(socket())
+        .see(drop(12, Some(hook(Hook::Forward, 2))))
+        .events();
+    let mut lines = Vec::new();
+    for event in &events {
+        crate::event::recording::write(&mut lines, event).unwrap();
+    }
+    assert_eq!(crate::event::recording::read(&lines[..]).unwrap(), events);
+}
+
 /// A packet of its own flow, at the skb address that all of them use.
 fn any_packet(id: u64) -> impl Strategy<Value = Vec<Event>> {
     let middle = prop::collection::vec(0_u8..8, 0..12);
@@ -579,5 +634,52 @@ proptest! {
         for ids in [&mut ids, &mut expected] { ids.sort(); }
         expected.dedup();
         prop_assert_eq!(ids, expected);
+    }
+
+    #[test]
+    fn nonsense_is_survived_and_forgotten(
+        steps in prop::collection::vec((any_packet(1), any::<u16>(), 1_u64..90, any::<bool>(), 0_u64..4_000), 0..60),
+    ) {
+        let mut assembler = Assembler::new(LIMITS, ());
+        let (mut done, mut now) = (Vec::new(), 0);
+        for (events, seq, id, begin, pause) in steps {
+            for (n, event) in events.into_iter().enumerate() {
+                let seq = seq.wrapping_mul(n as u16 + 1);
+                assembler.push(Event { id: PacketId(id), seq, begin, ..event }, &mut done);
+                prop_assert!(assembler.in_flight() <= LIMITS.in_flight);
+            }
+            now += pause * MS;
+            assembler.advance(now, &mut done);
+        }
+        assembler.finish(&mut done);
+        prop_assert_eq!(assembler.in_flight(), 0);
+        prop_assert!(assembler.nothing_kept());
+        for journey in &done {
+            prop_assert!(journey.outcome.hop() < journey.hops.len());
+        }
+    }
+
+    #[test]
+    fn whatever_the_clock_says_each_event_counts_once(
+        events in any_trace(),
+        clock in prop::collection::vec(0_u64..300, 0..40),
+    ) {
+        let mut assembler = Assembler::new(LIMITS, ());
+        let mut done = Vec::new();
+        let mut now = 0;
+        let total = events.len() as u64;
+        for (n, event) in events.into_iter().enumerate() {
+            now += clock.get(n).copied().unwrap_or(0) * MS;
+            assembler.push(event, &mut done);
+            assembler.advance(now, &mut done);
+        }
+        assembler.finish(&mut done);
+        let mut ids: Vec<_> = done.iter().map(|journey| journey.id).collect();
+        ids.sort();
+        ids.dedup();
+        prop_assert_eq!(ids.len(), done.len());
+        let counts = assembler.counts();
+        prop_assert_eq!(counts.received, total);
+        prop_assert_eq!(counts.duplicate, 0);
     }
 }

@@ -64,5 +64,6 @@ impl<W: Write> Sink for Json<W> {
 
 /// The JSON Schema of a line.
 pub fn schema() -> Value {
-    schemars::schema_for!(Record).to_value()
+    let settings = schemars::generate::SchemaSettings::default().for_serialize();
+    settings.into_generator().into_root_schema_for::<Record>().to_value()
 }

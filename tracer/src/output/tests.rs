@@ -1,1 +1,393 @@
+//! Golden text and JSON of hand-made journeys, and the schema that they must fit.
 
+use serde_json::Value;
+
+use super::{
+    record::{Events, LostEvents, MissingPoint, Record, Start, WatchedPoint},
+    *,
+};
+use crate::{
+    event::{Event, Family, Headers, Hook, InHook, Place, What},
+    explain::{
+        BaseChain, Bracket, DeviceName, Evidence, KernelNames, Names, NetnsName, Symbol, explain,
+    },
+    journey::{Journey, sample::*},
+};
+
+/// `c1` (1), the host (2), and a container with a hostile name (3).
+struct Lab;
+
+impl KernelNames for Lab {
+    fn reason(&self, number: u32) -> Option<&str> {
+        (number == 12).then_some("NETFILTER_DROP")
+    }
+
+    fn symbol(&self, _: u64) -> Option<Symbol<'_>> {
+        Some(Symbol { name: "nf_hook_slow", offset: 0xbe })
+    }
+}
+
+impl Names for Lab {
+    fn netns(&self, inode: u32) -> NetnsName {
+        let name = |text: &str| Some(text.to_owned());
+        match inode {
+            1 => NetnsName { name: name("c1"), container: name("lxd:c1"), own: false },
+            2 => NetnsName { name: name("host"), container: None, own: true },
+            _ => NetnsName { name: None, container: name("docker:ev\x1b[31mil"), own: false },
+        }
+    }
+
+    fn device(&self, place: Place) -> DeviceName {
+        let name = match (place.netns, place.ifindex) {
+            (_, 2) => "eth0",
+            (2, 5) => "veth5",
+            (2, 7) => "lxdbr0",
+            _ => return DeviceName::default(),
+        };
+        let bridge = (name == "veth5").then(|| "lxdbr0".to_owned());
+        DeviceName { name: Some(name.to_owned()), bridge }
+    }
+}
+
+impl Evidence for Lab {
+    fn bracket(&self, _: u32, _: InHook) -> Option<Bracket> {
+        let chain = BaseChain {
+            backend: "nftables".to_owned(),
+            family: "inet".to_owned(),
+            table: "lxd".to_owned(),
+            chain: "fwd.lxdbr0".to_owned(),
+            hook: "forward".to_owned(),
+            priority: 0,
+            policy_drops: Some(false),
+        };
+        Some(Bracket { after: Some(-1), before: Some(1), chains: vec![chain] })
+    }
+
+    fn sysctl(&self, _: u32, _: &str) -> Option<String> {
+        None
+    }
+}
+
+fn record(events: Vec<Event>) -> record::Journey {
+    build(&journeys(events).remove(0))
+}
+
+fn build(journey: &Journey) -> record::Journey {
+    let clock = Clock { offset: 1_767_323_045_000_000_006 - 10_000 };
+    let builder = Builder { names: &Lab, clock, data: true };
+    builder.journey(journey, explain(journey, &Lab).as_ref())
+}
+
+fn dropped() -> record::Journey {
+    record(
+        packet(1, icmp("10.0.100.252", "203.0.113.8", 8, 7, 1))
+            .see(What::DevQueue)
+            .see(What::TcEgress)
+            .see(What::DevXmit)
+            .at(2, 5)
+            .see(What::DevReceive)
+            .see(What::TcIngress)
+            .at(2, 7)
+            .see(What::DevReceive)
+            .see(enter(Hook::Prerouting))
+            .see(route(2, 0, 1))
+            .see(What::HookEnter {
+                hook: InHook { hook: Hook::Forward, family: Family::Ipv4, passed: 0 },
+                iif: 7,
+                oif: 2,
+            })
+            .see(drop(12, Some(hook(Hook::Forward, 2))))
+            .events(),
+    )
+}
+
+fn translated() -> record::Journey {
+    let queue = |enqueue: bool| {
+        let (kind, handle) = ("fq_codel".to_owned(), 0x8001_0000);
+        if enqueue {
+            What::QdiscEnqueue { kind, handle }
+        } else {
+            What::QdiscDequeue { kind, handle }
+        }
+    };
+    record(
+        packet(1, tcp("10.0.100.252", 4000, "203.0.113.8", 80, 0x02))
+            .at(2, 7)
+            .see(What::DevReceive)
+            .see(What::Route {
+                table: 254,
+                gateway: None,
+                oif: 7,
+                kind: 1,
+                error: 0,
+                reverse: true,
+            })
+            .see(What::Route {
+                table: 254,
+                gateway: Some(ip("198.51.100.1")),
+                oif: 2,
+                kind: 1,
+                error: 0,
+                reverse: false,
+            })
+            .see(enter(Hook::Forward))
+            .see(enter(Hook::Postrouting))
+            .becomes(tcp("198.51.100.10", 4001, "203.0.113.8", 80, 0x02))
+            .see(exit(Hook::Postrouting))
+            .at(2, 2)
+            .see(What::Neigh { state: 2, lladdr: Some([2, 0, 0, 0, 0, 1]) })
+            .see(What::DevQueue)
+            .see(queue(true))
+            .see(queue(false))
+            .see(What::DevXmit)
+            .see(What::Consume)
+            .events(),
+    )
+}
+
+fn text(hops: Hops, journey: &record::Journey) -> String {
+    let mut text = Text::new(Vec::new(), hops, false);
+    text.journey(journey).unwrap();
+    String::from_utf8(text.into_inner()).unwrap()
+}
+
+fn json(journey: &record::Journey) -> Value {
+    let mut json = Json::new(Vec::new());
+    json.journey(journey).unwrap();
+    let line = String::from_utf8(json.into_inner()).unwrap();
+    assert_eq!(line.matches('\n').count(), 1);
+    serde_json::from_str(&line).unwrap()
+}
+
+fn start() -> Start {
+    Start {
+        version: "0.1.0".to_owned(),
+        kernel: "6.18.44".to_owned(),
+        time: Clock::default().wall(6),
+        points: vec![WatchedPoint { point: "drop".to_owned(), mechanism: "tp_btf".to_owned() }],
+        missing: vec![MissingPoint { point: "socket".to_owned(), why: "no".to_owned() }],
+    }
+}
+
+#[test]
+fn a_dropped_packet_as_text() {
+    assert_eq!(
+        text(Hops::Main, &dropped()),
+        "\
+#1 icmp 10.0.100.252 → 203.0.113.8  echo request id 7 seq 1  98 bytes  flow 1 original
+    +0 ns  c1:eth0      dev_xmit
+  +3.0 µs  host:veth5   dev_receive
+  +5.0 µs  host:lxdbr0  dev_receive
+  +6.0 µs  host:lxdbr0  nf_prerouting  accept
+  +7.0 µs  host:lxdbr0  route          dev eth0 table main
+  +8.0 µs  host:lxdbr0  nf_forward     drop
+  ✗ dropped at host:lxdbr0 (nf_forward): NETFILTER_DROP in nf_hook_slow+0xbe
+    by  inet lxd fwd.lxdbr0, forward priority 0
+    why a rule of chain inet lxd fwd.lxdbr0 at forward in the host dropped it
+    try nft -a list chain inet lxd fwd.lxdbr0
+
+"
+    );
+}
+
+#[test]
+fn a_translated_packet_as_text() {
+    assert_eq!(
+        text(Hops::Main, &translated()),
+        "\
+#1 tcp 10.0.100.252:4000 → 203.0.113.8:80  SYN seq 0  98 bytes  flow 1 original  snat 198.51.100.10:4001
+    +0 ns  host:lxdbr0  dev_receive
+  +2.0 µs  host:lxdbr0  route           via 198.51.100.1 dev eth0 table main
+  +3.0 µs  host:lxdbr0  nf_forward      accept
+  +4.0 µs  host:lxdbr0  nf_postrouting  accept in 500 ns, snat 10.0.100.252:4000 → 198.51.100.10:4001
+  +6.0 µs  host:eth0    neigh           REACHABLE 02:00:00:00:00:01
+  +7.0 µs  host:eth0    dev_xmit        fq_codel 8001: waited 1.0 µs
+  ✓ transmitted at host:eth0 (dev_xmit)
+
+"
+    );
+}
+
+#[test]
+fn every_hop_as_text() {
+    assert_eq!(
+        text(Hops::All, &translated()),
+        "\
+#1 tcp 10.0.100.252:4000 → 203.0.113.8:80  SYN seq 0  98 bytes  flow 1 original  snat 198.51.100.10:4001
+     +0 ns  host:lxdbr0  dev_receive
+   +1.0 µs  host:lxdbr0  route           dev lxdbr0 table main way back
+   +2.0 µs  host:lxdbr0  route           via 198.51.100.1 dev eth0 table main
+   +3.0 µs  host:lxdbr0  nf_forward      accept
+   +4.0 µs  host:lxdbr0  nf_postrouting  accept in 500 ns
+   +5.0 µs  host:lxdbr0  nat             snat 10.0.100.252:4000 → 198.51.100.10:4001
+   +6.0 µs  host:eth0    neigh           REACHABLE 02:00:00:00:00:01
+   +7.0 µs  host:eth0    dev_queue
+   +8.0 µs  host:eth0    qdisc_enqueue   fq_codel 8001:
+   +9.0 µs  host:eth0    qdisc_dequeue   fq_codel 8001: waited 1.0 µs
+  +10.0 µs  host:eth0    dev_xmit
+  +11.0 µs  host:eth0    consume
+  ✓ transmitted at host:eth0 (dev_xmit)
+
+"
+    );
+}
+
+#[test]
+fn a_dropped_packet_as_json() {
+    let json = json(&dropped());
+    assert_eq!(json["type"], "journey");
+    assert_eq!(json["time"], "2026-01-02T03:04:05.000000006Z");
+    assert_eq!(json["flow"]["icmp_id"], 7);
+    assert_eq!(json["flow"]["sport"], Value::Null);
+    assert_eq!(
+        json["nat"],
+        serde_json::json!({"src": null, "sport": null, "dst": null, "dport": null})
+    );
+    assert_eq!(
+        json["hops"][0]["netns"],
+        serde_json::json!({"inode": 1, "name": "c1", "container": "lxd:c1"})
+    );
+    assert_eq!(
+        json["hops"][3]["dev"],
+        serde_json::json!({"ifindex": 5, "name": "veth5", "bridge": "lxdbr0"})
+    );
+    assert_eq!(
+        json["hops"][8]["detail"],
+        serde_json::json!({"family": "ip", "verdict": "drop", "iif": "lxdbr0", "oif": "eth0", "priority": {"after": -1, "before": 1}})
+    );
+    let outcome = &json["outcome"];
+    assert_eq!((&outcome["kind"], &outcome["hop"]), (&"dropped".into(), &8.into()));
+    assert_eq!(outcome["location"], "nf_hook_slow+0xbe");
+    assert_eq!(
+        outcome["rule"],
+        serde_json::json!({"backend": "nftables", "family": "inet", "table": "lxd", "chain": "fwd.lxdbr0",
+            "hook": "forward", "priority": 0, "handle": null, "policy": false, "text": null})
+    );
+    assert_eq!(
+        json["hops"][9]["detail"],
+        serde_json::json!({"reason": "NETFILTER_DROP", "location": "nf_hook_slow+0xbe"})
+    );
+}
+
+#[test]
+fn a_translated_packet_as_json() {
+    let json = json(&translated());
+    assert_eq!(json["nat"]["src"], "198.51.100.10");
+    assert_eq!(json["nat"]["sport"], 4001);
+    let detail = |point: &str| {
+        let hops = json["hops"].as_array().unwrap();
+        hops.iter().rev().find(|hop| hop["point"] == point).unwrap()["detail"].clone()
+    };
+    assert_eq!(
+        detail("nat"),
+        serde_json::json!({"from": "10.0.100.252:4000", "to": "198.51.100.10:4001", "kind": "snat"})
+    );
+    assert_eq!(
+        detail("route"),
+        serde_json::json!({"table": "main", "gateway": "198.51.100.1", "oif": "eth0", "type": "unicast"})
+    );
+    assert_eq!(
+        detail("neigh"),
+        serde_json::json!({"state": "REACHABLE", "lladdr": "02:00:00:00:00:01"})
+    );
+    assert_eq!(
+        detail("qdisc_dequeue"),
+        serde_json::json!({"kind": "fq_codel", "handle": "8001:", "delay_ns": 1000})
+    );
+    assert_eq!(json["outcome"], serde_json::json!({"kind": "transmitted", "hop": 10}));
+}
+
+#[test]
+fn every_line_fits_the_schema() {
+    let validator = jsonschema::validator_for(&schema()).unwrap();
+    let mut tally = Tally::default();
+    let records = [
+        dropped(),
+        translated(),
+        record(packet(1, arp("10.0.0.1", "10.0.0.2", 1)).see(What::DevReceive).events()),
+    ];
+    let mut out = Json::new(Vec::new());
+    out.start(&start()).unwrap();
+    for journey in &records {
+        tally.add(journey);
+        out.journey(journey).unwrap();
+    }
+    out.summary(&tally.summary(5, Events::default())).unwrap();
+    let lines = String::from_utf8(out.into_inner()).unwrap();
+    assert_eq!(lines.lines().count(), 5);
+    for line in lines.lines() {
+        let line: Value = serde_json::from_str(line).unwrap();
+        let errors: Vec<_> = validator.iter_errors(&line).map(|e| e.to_string()).collect();
+        assert!(errors.is_empty(), "{errors:?} in {line}");
+    }
+    assert!(!validator.is_valid(&serde_json::json!({"type": "journey"})));
+}
+
+#[test]
+fn a_line_is_what_the_record_is() {
+    let journey = dropped();
+    let record = serde_json::to_value(Record::Journey(Box::new(journey.clone()))).unwrap();
+    assert_eq!(json(&journey), record);
+}
+
+#[test]
+fn hostile_names_do_not_reach_the_terminal() {
+    let headers = Headers { family: Family::Other, ..udp("0.0.0.0", 0, "0.0.0.0", 0) };
+    let socket = What::Socket { pid: Some(1), comm: Some("a\x1b]0;x\x07\u{202e}".to_owned()) };
+    let journey = record(packet(1, headers).at(3, 9).see(socket).see(What::Consume).events());
+    for hops in [Hops::All, Hops::Main] {
+        let text = text(hops, &journey);
+        assert!(text.chars().all(|c| c == '\n' || !c.is_control()), "{text:?}");
+        assert!(!text.contains('\u{202e}'));
+        assert!(text.contains("ev\\u{1b}[31mil:if9"), "{text}");
+    }
+}
+
+#[test]
+fn colour_only_adds() {
+    let journey = dropped();
+    let mut out = Text::new(Vec::new(), Hops::Main, true);
+    out.journey(&journey).unwrap();
+    let coloured = String::from_utf8(out.into_inner()).unwrap();
+    assert!(coloured.contains("\u{1b}["));
+    assert_eq!(anstream::adapter::strip_str(&coloured).to_string(), text(Hops::Main, &journey));
+}
+
+#[test]
+fn the_summary_counts_and_tells_losses() {
+    let mut tally = Tally::default();
+    for journey in [dropped(), dropped(), translated()] {
+        tally.add(&journey);
+    }
+    let lost = LostEvents { ring_full: 3, ..LostEvents::default() };
+    let summary = tally.summary(5_000_000_000, Events { received: 40, lost });
+    let mut out = Text::new(Vec::new(), Hops::Main, false);
+    out.summary(&summary).unwrap();
+    assert_eq!(
+        String::from_utf8(out.into_inner()).unwrap(),
+        "\
+3 journeys in 5.0 s: 1 transmitted, 0 delivered, 2 dropped, 0 consumed, 0 lost
+         2 × NETFILTER_DROP  inet lxd fwd.lxdbr0
+  40 events received
+  3 events lost: the ring buffer was full
+"
+    );
+}
+
+#[test]
+fn a_reader_that_left_is_no_failure() {
+    struct Gone;
+    impl io::Write for Gone {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::BrokenPipe.into())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    assert!(matches!(Json::new(Gone).journey(&dropped()), Err(SinkError::Closed)));
+    assert!(matches!(
+        Text::new(Gone, Hops::All, false).journey(&dropped()),
+        Err(SinkError::Closed)
+    ));
+}

@@ -129,7 +129,8 @@ impl<W: Write> Text<W> {
         if let Some(why) = &outcome.why {
             writeln!(self.out, "    {faint}why{faint:#} {}", escape(why))?;
         }
-        for (name, value) in outcome.evidence.iter().filter(|(_, value)| value.is_string()) {
+        // Of the evidence only settings are not in the sentence already; their names are dotted.
+        for (name, value) in outcome.evidence.iter().filter(|(name, _)| name.contains('.')) {
             writeln!(self.out, "    {faint}is{faint:#}  {} = {}", escape(name), plain(value))?;
         }
         for advice in &outcome.advice {

@@ -13,24 +13,28 @@ pub const LAST: i32 = i32::MAX - 1;
 /// Most observers between the first and the last: so many programs the kernel side has.
 pub const MOST_BETWEEN: usize = 12;
 
-/// Priorities that the kernel itself uses at every hook of a namespace with conntrack: IP
-/// defragmentation (`NF_IP_PRI_CONNTRACK_DEFRAG`) and conntrack (`NF_IP_PRI_CONNTRACK`).
-const KERNEL: [i32; 2] = [-400, -200];
+/// The priorities at which something sits in a hook.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Occupied {
+    /// Of base chains.
+    pub chains: BTreeSet<i32>,
+    /// Of the kernel's own functions: they are told apart from chains, not from each other.
+    pub kernel: BTreeSet<i32>,
+}
 
-/// The priorities of the observers between the first and the last, for a hook where base chains
-/// sit at `chains`. Neighbours without a gap share one bracket.
-pub fn between(hook: Hook, chains: &BTreeSet<i32>) -> Vec<i32> {
-    let kernel: &[i32] = match hook {
-        Hook::Prerouting | Hook::Output => &KERNEL,
-        Hook::Input | Hook::Forward | Hook::Postrouting => &[],
-    };
-    let mut all: BTreeSet<i32> = chains.clone();
-    all.extend(kernel);
-    let all: Vec<i32> = all.into_iter().collect();
+/// What sits in each hook, for each family.
+pub type HookOccupants = HashMap<(Family, Hook), Occupied>;
+
+/// The priorities of the observers between the first and the last. Neighbours without a gap share
+/// one bracket.
+pub fn between(occupied: &Occupied) -> Vec<i32> {
+    let all: BTreeSet<i32> = occupied.chains.union(&occupied.kernel).copied().collect();
+    let all: Vec<i32> =
+        all.into_iter().filter(|priority| (FIRST..=LAST).contains(priority)).collect();
     all.windows(2)
         .filter_map(|pair| {
             let [low, high] = *pair else { return None };
-            let tells = chains.contains(&low) || chains.contains(&high);
+            let tells = occupied.chains.contains(&low) || occupied.chains.contains(&high);
             (tells && i64::from(high) - i64::from(low) > 1).then(|| low + 1)
         })
         .take(MOST_BETWEEN)
@@ -86,30 +90,35 @@ mod tests {
         InHook { hook, family: Family::Ipv4, passed }
     }
 
+    fn observers(chains: &[i32], kernel: &[i32]) -> Vec<i32> {
+        let set = |priorities: &[i32]| priorities.iter().copied().collect();
+        between(&Occupied { chains: set(chains), kernel: set(kernel) })
+    }
+
     #[test]
     fn a_lone_chain_needs_no_observer_between() {
-        assert_eq!(between(Hook::Forward, &[0].into()), []);
+        assert_eq!(observers(&[0], &[]), []);
     }
 
     #[test]
     fn every_gap_beside_a_chain_has_one() {
-        assert_eq!(between(Hook::Forward, &[-150, 0, 50].into()), [-149, 1]);
-        assert_eq!(between(Hook::Prerouting, &[-100].into()), [-199]);
+        assert_eq!(observers(&[-150, 0, 50], &[]), [-149, 1]);
+        assert_eq!(observers(&[-100], &[-400, -200]), [-199]);
     }
 
     #[test]
     fn the_kernels_own_functions_are_not_told_apart_from_each_other() {
-        assert_eq!(between(Hook::Prerouting, &BTreeSet::new()), []);
+        assert_eq!(observers(&[], &[-400, -200]), []);
     }
 
     #[test]
     fn chains_without_a_gap_share_a_bracket() {
-        assert_eq!(between(Hook::Forward, &[0, 1].into()), []);
+        assert_eq!(observers(&[0, 1], &[]), []);
     }
 
     #[test]
     fn extremes_do_not_overflow() {
-        assert_eq!(between(Hook::Forward, &[i32::MIN, i32::MAX].into()), [i32::MIN + 1]);
+        assert_eq!(observers(&[i32::MIN, 0, i32::MAX], &[]), []);
     }
 
     #[test]

@@ -23,7 +23,7 @@ use aya::{
     },
 };
 use brackets::Brackets;
-pub use netfilter::ChainPriorities;
+pub use brackets::{HookOccupants, Occupied};
 pub use tables::Tables;
 use tracer_common::{
     config::{Settings, State},
@@ -125,6 +125,13 @@ pub struct Lost {
     pub probe_missed: u64,
 }
 
+/// The observers in one namespace's hooks.
+struct Hooks {
+    /// What they were placed around.
+    occupants: HookOccupants,
+    _links: Vec<OwnedFd>,
+}
+
 /// The loaded kernel side. Everything attached goes with it.
 pub struct Probes {
     ebpf: Ebpf,
@@ -134,8 +141,8 @@ pub struct Probes {
     offers: Vec<Offer>,
     tc: Option<Mechanism>,
     interfaces: HashSet<Place>,
-    /// Netfilter links by namespace inode.
-    hooks: HashMap<u32, Vec<OwnedFd>>,
+    /// By namespace inode.
+    hooks: HashMap<u32, Hooks>,
     netfilter_works: bool,
 }
 
@@ -185,7 +192,6 @@ impl Probes {
                     .map(|()| Mechanism::TpBtf)
                     .map_err(|e| one_line(&e)),
             };
-            // IPv4 and IPv6 routing are one point: it is there when either is.
             offers.push(Offer { point: *point, how });
         }
         let mut probes = Self {
@@ -225,9 +231,18 @@ impl Probes {
         }
     }
 
-    /// What this kernel offers, point by point.
-    pub fn offers(&self) -> &[Offer] {
-        &self.offers
+    /// What this kernel offers, point by point. A point that several programs show is there when
+    /// any of them is.
+    pub fn offers(&self) -> Vec<Offer> {
+        let mut by_point: Vec<Offer> = Vec::new();
+        for offer in &self.offers {
+            match by_point.iter_mut().find(|known| known.point == offer.point) {
+                None => by_point.push(offer.clone()),
+                Some(known) if known.how.is_err() => known.how = offer.how.clone(),
+                Some(_) => {}
+            }
+        }
+        by_point
     }
 
     /// Attaches the tracepoints: they see every device in every namespace.
@@ -279,36 +294,33 @@ impl Probes {
         attached.with_context(|| format!("cannot watch tc of {name}"))
     }
 
-    /// Forgets an interface that is gone; the kernel has dropped its links.
-    pub fn forget_interface(&mut self, place: Place) {
-        self.interfaces.remove(&place);
-    }
-
-    /// Places observers around every base chain of a namespace. Called again, it moves them to
-    /// where `chains` are now.
+    /// Places observers around everything that sits in a namespace's hooks. Called again, it moves
+    /// them where `occupants` changed.
     ///
     /// # Errors
     /// When the namespace is gone, or the kernel refuses.
-    pub fn watch_hooks(&mut self, netns: &Netns, chains: &ChainPriorities) -> anyhow::Result<()> {
+    pub fn watch_hooks(&mut self, netns: &Netns, occupants: &HookOccupants) -> anyhow::Result<()> {
         if !self.netfilter_works {
+            return Ok(());
+        }
+        if self.hooks.get(&netns.inode).is_some_and(|hooks| hooks.occupants == *occupants) {
             return Ok(());
         }
         // The old ones leave first: two observers would tell everything twice.
         self.hooks.remove(&netns.inode);
-        let links = self.netfilter.watch(netns, chains, &mut self.brackets)?;
-        self.hooks.insert(netns.inode, links);
+        let links = self.netfilter.watch(netns, occupants, &mut self.brackets)?;
+        self.hooks.insert(netns.inode, Hooks { occupants: occupants.clone(), _links: links });
         Ok(())
     }
 
-    /// Whether the hooks of this namespace are watched.
-    pub fn watches_hooks(&self, netns: u32) -> bool {
-        self.hooks.contains_key(&netns)
-    }
-
-    /// Forgets a namespace that is gone.
-    pub fn forget_namespace(&mut self, netns: u32) {
-        self.hooks.remove(&netns);
-        self.interfaces.retain(|place| place.netns != netns);
+    /// Forgets interfaces and namespaces that are gone; the kernel has dropped what was attached.
+    pub fn retain(
+        &mut self,
+        interface_is_there: impl Fn(Place) -> bool,
+        namespace_is_there: impl Fn(u32) -> bool,
+    ) {
+        self.interfaces.retain(|place| interface_is_there(*place));
+        self.hooks.retain(|netns, _| namespace_is_there(*netns));
     }
 
     /// Lets packets begin to be followed, or no more.

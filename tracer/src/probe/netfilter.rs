@@ -2,7 +2,7 @@
 //! aya loaded, given the maps that aya made, loaded by `bpf(2)` and linked into hooks.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::HashMap,
     io,
     os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd, RawFd},
 };
@@ -12,7 +12,7 @@ use aya::{Ebpf, maps::Map};
 use aya_obj::{Object, generated::bpf_insn};
 
 use super::{
-    brackets::{self, Brackets},
+    brackets::{self, Brackets, HookOccupants, Occupied},
     sys::{self, NetfilterPlace},
 };
 use crate::{
@@ -24,9 +24,6 @@ const FAMILIES: [(Family, u32); 2] = [(Family::Ipv4, 2), (Family::Ipv6, 10)];
 
 /// How many neighbouring priorities are tried when another program already sits at the wanted one.
 const ATTEMPTS: i32 = 16;
-
-/// The priorities of base chains by hook, for each family.
-pub type ChainPriorities = HashMap<(Family, Hook), BTreeSet<i32>>;
 
 /// The netfilter programs of one object.
 pub struct Programs {
@@ -100,15 +97,14 @@ impl Programs {
     pub fn watch(
         &mut self,
         netns: &Netns,
-        chains: &ChainPriorities,
+        occupants: &HookOccupants,
         brackets: &mut Brackets,
     ) -> anyhow::Result<Vec<OwnedFd>> {
         let mut wanted = Vec::new();
         for (family, pf) in FAMILIES {
             for hook in Hook::ALL {
-                let none = BTreeSet::new();
-                let at = chains.get(&(family, hook)).unwrap_or(&none);
-                let between = brackets::between(hook, at);
+                let none = Occupied::default();
+                let between = brackets::between(occupants.get(&(family, hook)).unwrap_or(&none));
                 let place = |priority| NetfilterPlace { pf, hook: hook as u32, priority };
                 wanted.push((String::from("nf_enter"), place(brackets::FIRST)));
                 for (n, priority) in between.iter().enumerate() {

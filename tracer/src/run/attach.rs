@@ -1,0 +1,196 @@
+//! Keeps the probes where the selected packets' path is: at the start, and when interfaces or
+//! namespaces come and go.
+
+use std::collections::{BTreeSet, HashMap};
+
+use ipnet::IpNet;
+
+use crate::{
+    cli::SelectArgs,
+    event::{Family, Hook, Place},
+    host::{
+        chains::{Chains, Occupant, Packets},
+        netns::Netns,
+        path::Path,
+        snapshot::Snapshot,
+    },
+    probe::{HookOccupants, Occupied, Probes},
+    select::Selection,
+};
+
+/// Most combinations of addresses whose paths are walked one by one.
+const MOST_COMBINATIONS: usize = 256;
+
+/// Knows what the path is made of.
+pub struct Attacher {
+    /// Each the addresses of one packet that could match.
+    combinations: Vec<Vec<IpNet>>,
+    namespaces: Vec<u32>,
+    interfaces: Vec<Place>,
+    /// What could not be watched and was told already.
+    told: BTreeSet<String>,
+}
+
+/// How much is watched.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Watched {
+    /// Interfaces.
+    pub interfaces: usize,
+    /// Namespaces.
+    pub namespaces: usize,
+}
+
+impl Attacher {
+    /// For packets that were selected so.
+    pub fn new(select: &SelectArgs, selection: &Selection) -> Self {
+        Self {
+            combinations: combinations(select),
+            namespaces: selection.namespaces.iter().map(|n| n.inode).collect(),
+            interfaces: selection
+                .interfaces
+                .iter()
+                .map(|&(netns, ifindex)| Place { netns, ifindex })
+                .collect(),
+            told: BTreeSet::new(),
+        }
+    }
+
+    /// Watches what of the path is not watched yet, and forgets what is gone. What cannot be
+    /// watched is told once and left out.
+    pub fn attach(&mut self, probes: &mut Probes, snapshot: &Snapshot) -> Watched {
+        let all = match Netns::all() {
+            Ok(all) => all,
+            Err(e) => {
+                self.tell(format!("{e}; the path is not watched"));
+                return Watched::default();
+            }
+        };
+        let all: HashMap<u32, Netns> = all.into_iter().map(|n| (n.inode, n)).collect();
+        let path = self.path(snapshot);
+        probes.retain(
+            |place| snapshot.link(place).is_some(),
+            |netns| snapshot.namespaces.contains_key(&netns),
+        );
+        let mut watched = Watched::default();
+        for netns in path.namespaces.iter().filter_map(|inode| all.get(inode)) {
+            let done = Chains::read(netns)
+                .map_err(anyhow::Error::from)
+                .and_then(|chains| probes.watch_hooks(netns, &occupants(&chains)));
+            match done {
+                Ok(()) => watched.namespaces += 1,
+                Err(e) => self.tell_unless_gone(netns, &e),
+            }
+        }
+        for place in path.places {
+            let (Some(netns), Some(link)) = (all.get(&place.netns), snapshot.link(place)) else {
+                continue;
+            };
+            match probes.watch_interface(netns, place.ifindex, &link.name) {
+                Ok(()) => watched.interfaces += 1,
+                Err(e) => self.tell_unless_gone(netns, &e),
+            }
+        }
+        watched
+    }
+
+    /// The namespaces whose links decide where the path goes: those on it, and this one.
+    pub fn to_follow(&self, snapshot: &Snapshot) -> Vec<Netns> {
+        let path = self.path(snapshot);
+        let all = Netns::all().unwrap_or_default();
+        all.into_iter()
+            .filter(|n| n.inode == snapshot.own || path.namespaces.binary_search(&n.inode).is_ok())
+            .collect()
+    }
+
+    fn path(&self, snapshot: &Snapshot) -> Path {
+        let walked = self.combinations.iter().map(|addresses| Path::of(addresses, snapshot));
+        let named = Path {
+            places: snapshot
+                .links()
+                .filter(|(place, link)| {
+                    !link.is_loopback()
+                        && (self.namespaces.contains(&place.netns)
+                            || self.interfaces.contains(place))
+                })
+                .map(|(place, _)| place)
+                .collect(),
+            namespaces: self
+                .namespaces
+                .iter()
+                .copied()
+                .chain(self.interfaces.iter().map(|place| place.netns))
+                .collect(),
+        };
+        walked.fold(named, Path::merge)
+    }
+
+    fn tell_unless_gone(&mut self, netns: &Netns, error: &anyhow::Error) {
+        if netns.open().is_ok() {
+            self.tell(format!("{error:#}; its packets are seen at fewer points"));
+        }
+    }
+
+    fn tell(&mut self, what: String) {
+        if !self.told.contains(&what) {
+            log::warn!("{what}");
+            self.told.insert(what);
+        }
+    }
+}
+
+/// The addresses that one packet can have together: one of each flag that was given.
+fn combinations(select: &SelectArgs) -> Vec<Vec<IpNet>> {
+    let given = [&select.ip, &select.src, &select.dst].map(|flag| {
+        let nets: Vec<IpNet> = flag.iter().map(|address| address.0).collect();
+        nets
+    });
+    let given: Vec<_> = given.into_iter().filter(|nets| !nets.is_empty()).collect();
+    if given.iter().map(Vec::len).product::<usize>() > MOST_COMBINATIONS {
+        return given.into_iter().flatten().map(|net| vec![net]).collect();
+    }
+    given.iter().fold(vec![Vec::new()], |together, nets| {
+        let with = |before: &Vec<IpNet>, net: &IpNet| {
+            before.iter().copied().chain([*net]).collect::<Vec<_>>()
+        };
+        together.iter().flat_map(|before| nets.iter().map(|net| with(before, net))).collect()
+    })
+}
+
+/// The priorities at which something sits in each hook.
+fn occupants(chains: &Chains) -> HookOccupants {
+    let mut occupants = HookOccupants::new();
+    for (family, packets) in [(Family::Ipv4, Packets::Ipv4), (Family::Ipv6, Packets::Ipv6)] {
+        for hook in Hook::ALL {
+            let mut occupied = Occupied::default();
+            for entry in chains.at(hook, packets) {
+                match entry.what {
+                    Occupant::Chain(_) | Occupant::Legacy { .. } => {
+                        occupied.chains.insert(entry.priority)
+                    }
+                    Occupant::Kernel(_) => occupied.kernel.insert(entry.priority),
+                };
+            }
+            occupants.insert((family, hook), occupied);
+        }
+    }
+    occupants
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn select(ip: &[&str], src: &[&str], dst: &[&str]) -> SelectArgs {
+        let parse = |list: &[&str]| list.iter().map(|a| a.parse().unwrap()).collect();
+        SelectArgs { ip: parse(ip), src: parse(src), dst: parse(dst), ..SelectArgs::default() }
+    }
+
+    #[test]
+    fn one_flags_values_are_alternatives_and_different_flags_go_together() {
+        let of =
+            |select: &SelectArgs| combinations(select).iter().map(Vec::len).collect::<Vec<_>>();
+        assert_eq!(of(&select(&["10.0.0.1", "10.0.0.2"], &[], &[])), [1, 1]);
+        assert_eq!(of(&select(&[], &["10.0.0.1"], &["10.0.0.2", "10.0.0.3"])), [2, 2]);
+        assert_eq!(of(&select(&[], &[], &[])), [0]);
+    }
+}

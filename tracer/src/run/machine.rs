@@ -1,0 +1,180 @@
+//! This machine as evidence and names: what `host` knows and where observers stand, behind the
+//! questions that `explain` and `output` ask.
+
+use std::{
+    cell::RefCell,
+    collections::HashMap,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    event::{Family, InHook, Place},
+    explain::{BaseChain, Bracket, DeviceName, Evidence, KernelNames, Names, NetnsName},
+    host::{
+        chains::{Chains, Occupant, Packets, Policy},
+        drop_reasons::DropReasons,
+        netns::Netns,
+        snapshot::Snapshot,
+        symbols::{Function, Symbols},
+        sysctl,
+    },
+    probe::brackets::Brackets,
+};
+
+/// How long an answer of the machine is good: a flood of drops asks once, a person who has just
+/// changed a rule sees the new one.
+const FRESH: Duration = Duration::from_secs(1);
+
+/// Most answers remembered.
+const MOST_ANSWERS: usize = 4096;
+
+/// Names that the running kernel gives to numbers.
+#[derive(Debug, Default)]
+pub struct KernelFacts {
+    /// Drop reasons; `None` for a kernel without.
+    pub reasons: Option<DropReasons>,
+    /// Functions.
+    pub symbols: Symbols,
+}
+
+impl KernelNames for KernelFacts {
+    fn reason(&self, number: u32) -> Option<&str> {
+        self.reasons.as_ref()?.name(number)
+    }
+
+    fn symbol(&self, address: u64) -> Option<Function<'_>> {
+        self.symbols.resolve(address)
+    }
+}
+
+/// What is known of this machine.
+pub struct Machine {
+    /// Namespaces and links.
+    pub snapshot: Snapshot,
+    /// Where observers stand.
+    pub brackets: Brackets,
+    kernel: Arc<KernelFacts>,
+    chains: Answers<u32, Option<Rc<Chains>>>,
+    sysctls: Answers<(u32, String), Option<String>>,
+}
+
+impl Machine {
+    /// A machine that looks like `snapshot`.
+    pub fn new(snapshot: Snapshot, kernel: Arc<KernelFacts>) -> Self {
+        Self {
+            snapshot,
+            brackets: Brackets::default(),
+            kernel,
+            chains: Answers::default(),
+            sysctls: Answers::default(),
+        }
+    }
+
+    fn chains(&self, netns: u32) -> Option<Rc<Chains>> {
+        self.chains.get(netns, || {
+            let read = Netns::by_inode(netns).and_then(|netns| Chains::read(&netns));
+            read.inspect_err(|e| log::info!("{e}")).ok().map(Rc::new)
+        })
+    }
+}
+
+impl KernelNames for Machine {
+    fn reason(&self, number: u32) -> Option<&str> {
+        self.kernel.reason(number)
+    }
+
+    fn symbol(&self, address: u64) -> Option<Function<'_>> {
+        self.kernel.symbol(address)
+    }
+}
+
+impl Names for Machine {
+    fn netns(&self, inode: u32) -> NetnsName {
+        let name = self.snapshot.names(Place { netns: inode, ifindex: 0 }).netns;
+        NetnsName {
+            name: name.map(str::to_owned),
+            container: None,
+            own: inode == self.snapshot.own,
+        }
+    }
+
+    fn device(&self, place: Place) -> DeviceName {
+        let names = self.snapshot.names(place);
+        DeviceName { name: names.link.map(str::to_owned), bridge: names.bridge.map(str::to_owned) }
+    }
+}
+
+impl Evidence for Machine {
+    fn bracket(&self, netns: u32, at: InHook) -> Option<Bracket> {
+        let interval = self.brackets.interval(netns, at)?;
+        let packets = match at.family {
+            Family::Ipv6 => Packets::Ipv6,
+            _ => Packets::Ipv4,
+        };
+        let chains = self.chains(netns)?;
+        let between = chains.between(at.hook, packets, interval.after, interval.before);
+        let hook = at.hook.name();
+        let chains = between
+            .iter()
+            .filter_map(|entry| match &entry.what {
+                Occupant::Chain(chain) => Some(BaseChain {
+                    backend: "nftables".into(),
+                    family: chain.family.name().into(),
+                    table: chain.table.clone(),
+                    chain: chain.name.clone(),
+                    hook: hook.into(),
+                    priority: entry.priority,
+                    policy_drops: Some(chain.policy == Policy::Drop),
+                }),
+                Occupant::Legacy { table } => Some(BaseChain {
+                    backend: "iptables-legacy".into(),
+                    family: if packets == Packets::Ipv6 { "ip6" } else { "ip" }.into(),
+                    table: (*table).into(),
+                    chain: hook.to_uppercase(),
+                    hook: hook.into(),
+                    priority: entry.priority,
+                    policy_drops: None,
+                }),
+                Occupant::Kernel(_) => None,
+            })
+            .collect();
+        Some(Bracket { after: Some(interval.after), before: Some(interval.before), chains })
+    }
+
+    fn sysctl(&self, netns: u32, name: &str) -> Option<String> {
+        self.sysctls.get((netns, name.to_owned()), || {
+            let read = Netns::by_inode(netns).and_then(|netns| sysctl::read(&netns, name));
+            read.inspect_err(|e| log::info!("{e}")).ok()
+        })
+    }
+}
+
+/// Answers that are asked for again and again, kept while they are fresh.
+struct Answers<K, V>(RefCell<HashMap<K, (Instant, V)>>);
+
+impl<K, V> Default for Answers<K, V> {
+    fn default() -> Self {
+        Self(RefCell::default())
+    }
+}
+
+impl<K: std::hash::Hash + Eq, V: Clone> Answers<K, V> {
+    fn get(&self, key: K, ask: impl FnOnce() -> V) -> V {
+        if let Some((when, answer)) = self.0.borrow().get(&key)
+            && when.elapsed() < FRESH
+        {
+            return answer.clone();
+        }
+        let answer = ask();
+        let mut answers = self.0.borrow_mut();
+        if answers.len() >= MOST_ANSWERS {
+            answers.retain(|_, (when, _)| when.elapsed() < FRESH);
+        }
+        if answers.len() < MOST_ANSWERS {
+            answers.insert(key, (Instant::now(), answer.clone()));
+        }
+        answer
+    }
+}

@@ -1,0 +1,431 @@
+//! Wires the rooms together: one task that takes events from the ring buffer, and answers to
+//! signals, timers and changes of the machine.
+
+mod attach;
+mod machine;
+
+use std::{
+    collections::BTreeSet,
+    fs::File,
+    io::{self, BufWriter, Write as _},
+    os::fd::AsRawFd as _,
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+use aya::maps::{MapData, RingBuf};
+use rustix::time::{ClockId, clock_gettime};
+use tokio::{
+    io::unix::AsyncFd,
+    select,
+    signal::unix::{Signal, SignalKind, signal},
+    time::{MissedTickBehavior, interval, sleep_until},
+};
+use tracer_common::{filter::Filter, point::Point};
+
+use crate::{
+    cli::{self, TraceArgs},
+    event::{recording, wire},
+    explain::{HarmlessEnds, explain},
+    host::{
+        drop_reasons::DropReasons,
+        kernel::Kernel,
+        netns::Netns,
+        snapshot::Snapshot,
+        symbols::Symbols,
+        watch::{Change, Watch},
+    },
+    journey::{Assembler, Journey, Limits},
+    output::{
+        Builder, Clock, Hops, Json, Sink, SinkError, Tally, Text,
+        record::{Events, LostEvents, MissingPoint, OutcomeKind, Start, WatchedPoint},
+        use_colour,
+    },
+    probe::{Offer, Probes, Request, Tables},
+    select::{self, Selection},
+};
+use attach::{Attacher, Watched};
+use machine::{KernelFacts, Machine};
+
+/// Packets followed at one time.
+const TRACKED: u32 = 65_536;
+/// How often the ring buffer is looked at when nobody wakes us, and journeys are ended by time.
+const TICK: Duration = Duration::from_millis(10);
+/// Events taken in one turn, so that signals are heard in a flood too.
+const TURN: usize = 16_384;
+/// How long packets that are on their way when the trace ends may still take.
+const LINGER: Duration = Duration::from_millis(50);
+/// How often learned replies are cleared out, and after what silence.
+const LEARNED_SWEEP: Duration = Duration::from_secs(10);
+const LEARNED_IDLE: Duration = Duration::from_secs(120);
+
+/// Traces as `args` say, until they or a signal say that it is enough.
+///
+/// # Errors
+/// When tracing is impossible, or the output cannot be written.
+pub fn trace(args: &TraceArgs) -> anyhow::Result<()> {
+    let kernel = able_kernel()?;
+    let selection = select::resolve(&args.select)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the event loop")?;
+    let result = runtime.block_on(async {
+        let mut trace = Trace::attach(args, &selection)?;
+        match trace.run(&kernel).await {
+            // Whoever read has seen enough: `| head`.
+            Err(Stop::Output(SinkError::Closed)) => Ok(()),
+            Err(Stop::Output(error)) => Err(error.into()),
+            Err(Stop::Failed(error)) => Err(error),
+            Ok(()) => Ok(()),
+        }
+    });
+    // A look-up of the machine that still runs must not hold up the end.
+    runtime.shutdown_background();
+    result
+}
+
+/// What this kernel offers, point by point.
+///
+/// # Errors
+/// When tracing is impossible.
+pub fn offers() -> anyhow::Result<Vec<Offer>> {
+    able_kernel()?;
+    let request = Request {
+        filter: Filter::ANY,
+        snaplen: 0,
+        capture_everywhere: false,
+        ring_bytes: *crate::probe::RING_BYTES.start(),
+        tracked: 1,
+    };
+    Ok(Probes::load(&request)?.offers())
+}
+
+fn able_kernel() -> anyhow::Result<Kernel> {
+    let kernel = Kernel::read().context("cannot read this process's rights")?;
+    match kernel.obstacles().into_iter().next() {
+        Some(obstacle) => Err(obstacle.into()),
+        None => Ok(kernel),
+    }
+}
+
+/// Why a trace stops before its time.
+enum Stop {
+    Output(SinkError),
+    Failed(anyhow::Error),
+}
+
+impl From<SinkError> for Stop {
+    fn from(error: SinkError) -> Self {
+        Stop::Output(error)
+    }
+}
+
+impl From<anyhow::Error> for Stop {
+    fn from(error: anyhow::Error) -> Self {
+        Stop::Failed(error)
+    }
+}
+
+/// A trace under way.
+struct Trace<'a> {
+    args: &'a TraceArgs,
+    probes: Probes,
+    tables: Tables,
+    events: AsyncFd<RingBuf<MapData>>,
+    attacher: Attacher,
+    watched: Watched,
+    watch: Watch,
+    machine: Machine,
+    assembler: Assembler<HarmlessEnds<Arc<KernelFacts>>>,
+    sink: Box<dyn Sink>,
+    tally: Tally,
+    clock: Clock,
+    /// Journeys that were shown.
+    shown: u64,
+    undecodable: u64,
+    dump: Option<BufWriter<File>>,
+}
+
+impl<'a> Trace<'a> {
+    /// Attaches everything; no packet is followed yet.
+    fn attach(args: &'a TraceArgs, selection: &Selection) -> anyhow::Result<Self> {
+        let mut probes = Probes::load(&Request {
+            filter: selection.filter,
+            snaplen: args.snaplen.unwrap_or(0),
+            capture_everywhere: args.snaplen.is_some(),
+            ring_bytes: args.ring_size,
+            tracked: TRACKED,
+        })?;
+        let facts = Arc::new(KernelFacts { reasons: DropReasons::load(), symbols: Symbols::new() });
+        let mut watch = Watch::new()?;
+        let snapshot = Snapshot::take()?;
+        let mut attacher = Attacher::new(&args.select, selection);
+        let watched = attacher.attach(&mut probes, &snapshot);
+        follow(&mut watch, &attacher.to_follow(&snapshot));
+        probes.attach_tracepoints()?;
+        let tables = probes.take_tables()?;
+        let events = AsyncFd::new(probes.take_events()?).context("cannot wait for events")?;
+        let mut machine = Machine::new(snapshot, facts.clone());
+        machine.brackets = probes.brackets.clone();
+        Ok(Self {
+            args,
+            tables,
+            events,
+            attacher,
+            watched,
+            watch,
+            machine,
+            assembler: Assembler::new(Limits::default(), HarmlessEnds(facts)),
+            sink: sink(args),
+            tally: Tally::default(),
+            clock: Clock { offset: monotonic_to_wall() },
+            shown: 0,
+            undecodable: 0,
+            dump: args.dump_events.as_deref().map(create).transpose()?,
+            probes,
+        })
+    }
+
+    async fn run(&mut self, kernel: &Kernel) -> Result<(), Stop> {
+        let mut interrupt = signals(SignalKind::interrupt())?;
+        let mut terminate = signals(SignalKind::terminate())?;
+        self.sink.start(&self.start_record(kernel))?;
+        self.probes.arm(true)?;
+        let began = Instant::now();
+        self.say_ready();
+
+        let end = self.args.duration.map(|duration| began + duration);
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut next_sweep = began + LEARNED_SWEEP;
+        while !self.is_enough() {
+            select! {
+                biased;
+                _ = interrupt.recv() => break,
+                _ = terminate.recv() => break,
+                () = until(end) => break,
+                changes = self.watch.changed() => self.follow_changes(changes).await,
+                ready = self.events.readable_mut() => {
+                    if let Ok(mut ready) = ready {
+                        ready.clear_ready();
+                    }
+                    self.take_events()?;
+                }
+                _ = tick.tick() => {
+                    self.take_events()?;
+                    if Instant::now() >= next_sweep {
+                        next_sweep = Instant::now() + LEARNED_SWEEP;
+                        self.tables.forget_learned(monotonic().saturating_sub(LEARNED_IDLE));
+                    }
+                }
+            }
+        }
+        self.finish(began).await
+    }
+
+    /// The end: no packet begins any more, those on their way get a moment, then the summary.
+    async fn finish(&mut self, began: Instant) -> Result<(), Stop> {
+        self.probes.arm(false)?;
+        let duration = began.elapsed();
+        if !self.is_enough() {
+            tokio::time::sleep(LINGER).await;
+        }
+        while self.take_events()? {}
+        let mut done = Vec::new();
+        self.assembler.finish(&mut done);
+        self.show(&done)?;
+        let events = self.event_counts()?;
+        let nanoseconds = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        self.sink.summary(&self.tally.summary(nanoseconds, events))?;
+        if let Some(dump) = &mut self.dump {
+            dump.flush().context("cannot write the events")?;
+        }
+        Ok(())
+    }
+
+    /// Takes what the ring buffer holds, a turn's worth at most; whether it was that much.
+    fn take_events(&mut self) -> Result<bool, Stop> {
+        let mut done = Vec::new();
+        let mut taken = 0;
+        let ring = self.events.get_mut();
+        while taken < TURN {
+            let Some(record) = ring.next() else { break };
+            taken += 1;
+            match wire::decode(&record) {
+                Ok(event) => {
+                    if let Some(dump) = &mut self.dump {
+                        recording::write(dump, &event).context("cannot write the events")?;
+                    }
+                    self.assembler.push(event, &mut done);
+                }
+                Err(error) => {
+                    self.undecodable += 1;
+                    log::warn!("{error}");
+                }
+            }
+        }
+        if taken < TURN {
+            let now = u64::try_from(monotonic().as_nanos()).unwrap_or(u64::MAX);
+            self.assembler.advance(now, &mut done);
+        }
+        self.show(&done)?;
+        Ok(taken == TURN)
+    }
+
+    fn show(&mut self, done: &[Journey]) -> Result<(), Stop> {
+        let builder =
+            Builder { names: &self.machine, clock: self.clock, data: self.args.snaplen.is_some() };
+        for journey in done {
+            if let Some(address) = journey.leftover {
+                self.tables.retire(address, journey.id);
+            }
+            let explanation = explain(journey, &self.machine);
+            let record = builder.journey(journey, explanation.as_ref());
+            self.tally.add(&record);
+            let wanted = !self.args.drops || record.outcome.kind == OutcomeKind::Dropped;
+            if wanted && self.args.count.is_none_or(|most| self.shown < most) {
+                self.shown += 1;
+                self.sink.journey(&record)?;
+            }
+        }
+        if !done.is_empty() {
+            self.sink.flush()?;
+        }
+        Ok(())
+    }
+
+    fn is_enough(&self) -> bool {
+        self.args.count.is_some_and(|most| self.shown >= most)
+    }
+
+    async fn follow_changes(&mut self, changes: BTreeSet<Change>) {
+        let mut snapshot = self.machine.snapshot.clone();
+        // Reading thousands of namespaces takes a while, in which events must not wait.
+        let refreshed = tokio::task::spawn_blocking(move || {
+            if changes.contains(&Change::Namespaces) {
+                snapshot.refresh()?;
+            } else {
+                for change in changes {
+                    if let Change::Namespace(inode) = change {
+                        snapshot.refresh_namespace(inode)?;
+                    }
+                }
+            }
+            Ok::<_, crate::host::Error>(snapshot)
+        });
+        match refreshed.await {
+            Ok(Ok(snapshot)) => self.machine.snapshot = snapshot,
+            Ok(Err(error)) => log::warn!("{error}; names and paths may be old"),
+            Err(error) => log::warn!("looking at the machine failed: {error}"),
+        }
+        self.watched = self.attacher.attach(&mut self.probes, &self.machine.snapshot);
+        self.machine.brackets = self.probes.brackets.clone();
+        follow(&mut self.watch, &self.attacher.to_follow(&self.machine.snapshot));
+    }
+
+    fn event_counts(&self) -> anyhow::Result<Events> {
+        let lost = self.probes.lost()?;
+        let counts = self.assembler.counts();
+        Ok(Events {
+            received: counts.received,
+            lost: LostEvents {
+                ring_full: lost.ring_full,
+                tracking_full: lost.tracking_full,
+                probe_missed: lost.probe_missed,
+                learned_full: lost.learned_full,
+                journeys_evicted: counts.evicted,
+                late: counts.late + counts.duplicate,
+                undecodable: self.undecodable,
+            },
+        })
+    }
+
+    fn start_record(&self, kernel: &Kernel) -> Start {
+        let offers = self.probes.offers();
+        let points = offers.iter().filter_map(|offer| {
+            let mechanism = *offer.how.as_ref().ok()?;
+            Some(WatchedPoint {
+                point: offer.point.name().into(),
+                mechanism: mechanism.name().into(),
+            })
+        });
+        let missing = offers.iter().filter_map(|offer| {
+            let why = offer.how.as_ref().err()?.clone();
+            Some(MissingPoint { point: offer.point.name().into(), why })
+        });
+        let now = u64::try_from(monotonic().as_nanos()).unwrap_or(u64::MAX);
+        Start {
+            version: env!("CARGO_PKG_VERSION").into(),
+            kernel: kernel.release.clone(),
+            time: self.clock.wall(now),
+            points: points.collect(),
+            missing: missing.collect(),
+        }
+    }
+
+    /// The line that scripts wait for.
+    fn say_ready(&self) {
+        let offers = self.probes.offers();
+        let points = offers.iter().filter(|offer| offer.how.is_ok()).count();
+        let Watched { interfaces, namespaces } = self.watched;
+        let line = format!(
+            "tracing at {points} of {} points, on {interfaces} interfaces in {namespaces} network \
+             namespaces; Ctrl-C ends\n",
+            offers.len()
+        );
+        // Nobody may be there to read it.
+        let _ = io::stderr().write_all(line.as_bytes());
+    }
+}
+
+fn sink(args: &TraceArgs) -> Box<dyn Sink> {
+    let out = BufWriter::with_capacity(64 << 10, io::stdout());
+    let hops = match args.hops {
+        cli::Hops::All => Hops::All,
+        cli::Hops::Main => Hops::Main,
+    };
+    match args.output {
+        cli::Format::Json => Box::new(Json::new(out)),
+        cli::Format::Auto | cli::Format::Text => {
+            Box::new(Text::new(out, hops, use_colour(&io::stdout())))
+        }
+    }
+}
+
+fn follow(watch: &mut Watch, namespaces: &[Netns]) {
+    for (_, error) in watch.follow(namespaces) {
+        log::warn!("{error}; its changes are not noticed");
+    }
+}
+
+fn create(path: &Path) -> anyhow::Result<BufWriter<File>> {
+    let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
+    Ok(BufWriter::new(file))
+}
+
+fn signals(kind: SignalKind) -> anyhow::Result<Signal> {
+    signal(kind).context("cannot listen to signals")
+}
+
+async fn until(end: Option<Instant>) {
+    match end {
+        Some(end) => sleep_until(end.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// CLOCK_MONOTONIC: what the kernel stamps events with.
+fn monotonic() -> Duration {
+    let now = clock_gettime(ClockId::Monotonic);
+    Duration::try_from(now).unwrap_or_default()
+}
+
+/// ns from CLOCK_MONOTONIC to the time of day.
+fn monotonic_to_wall() -> i128 {
+    let now = clock_gettime(ClockId::Realtime);
+    let wall = i128::from(now.tv_sec) * 1_000_000_000 + i128::from(now.tv_nsec);
+    wall - i128::try_from(monotonic().as_nanos()).unwrap_or_default()
+}
