@@ -76,10 +76,25 @@ pub fn standard(lab: &mut Lab) -> Result<()> {
     ))?;
     host.sysctl("net.ipv4.ip_forward", "1")?;
     host.sysctl("net.ipv6.conf.all.forwarding", "1")?;
+    bridged_through_ip_hooks(host, false)?;
     host.nft(HOST_RULES)?;
     container(lab, "c1", C1, C1_V6)?;
     container(lab, "c2", C2, C2_V6)?;
     lab.netns("world")?.settle()
+}
+
+/// Whether bridged packets pass the hooks of IP too, as they do where br_netfilter is loaded and
+/// left at its defaults. Tells whether this kernel can do it.
+pub fn bridged_through_ip_hooks(host: &Netns, on: bool) -> Result<bool> {
+    const KEYS: [&str; 2] =
+        ["net.bridge.bridge-nf-call-iptables", "net.bridge.bridge-nf-call-ip6tables"];
+    for key in KEYS {
+        if !host.has_sysctl(key)? {
+            return Ok(false);
+        }
+        host.sysctl(key, if on { "1" } else { "0" })?;
+    }
+    Ok(true)
 }
 
 /// Starts a container on the host's bridge.
