@@ -21,6 +21,8 @@ pub const HOST_V6: &str = "fd00:100::1";
 pub const HOST_MAC: &str = "00:16:3e:00:00:01";
 /// Address of the host on its uplink, which it masquerades containers with.
 pub const UPLINK: &str = "198.51.100.1";
+/// Link-layer address of the uplink.
+pub const UPLINK_MAC: &str = "00:16:3e:00:00:02";
 /// Address of the world's end of the uplink.
 pub const WORLD_LINK: &str = "198.51.100.2";
 /// An address of the world that is reached by a route only.
@@ -57,7 +59,7 @@ pub fn standard(lab: &mut Lab) -> Result<()> {
          addr add {HOST}/24 dev lxdbr0
          addr add {HOST_V6}/64 dev lxdbr0 nodad
          link set lxdbr0 up
-         link add eth-up type veth peer name eth0 netns {world}
+         link add eth-up address {UPLINK_MAC} type veth peer name eth0 netns {world}
          addr add {UPLINK}/24 dev eth-up
          addr add 2001:db8:1::1/64 dev eth-up nodad
          link set eth-up up",
