@@ -93,8 +93,11 @@ fn reverse_path_filter() -> Result<()> {
     let (host, world) = (lab.netns("host")?, lab.netns("world")?);
     host.sysctl("net.ipv4.conf.all.rp_filter", "1")?;
     // The world claims an address that the host knows behind its bridge.
-    world
-        .ip("addr add 10.0.100.99/32 dev lo\nroute add 198.51.100.1/32 dev eth0 src 10.0.100.99")?;
+    world.ip(&format!(
+        "addr add 10.0.100.99/32 dev lo
+         route add {UPLINK}/32 dev eth0 src 10.0.100.99
+         neigh replace {UPLINK} lladdr {UPLINK_MAC} dev eth0 nud permanent"
+    ))?;
     let records = Trace::during(&lab, &["--src", "10.0.100.99", "--proto", "udp"], || {
         traffic::udp_send(world, at(UPLINK, PORT)?, 2)
     })?;
