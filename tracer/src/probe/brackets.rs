@@ -118,7 +118,7 @@ mod tests {
 
     #[test]
     fn a_lone_chain_needs_no_observer_between() {
-        assert_eq!(observers(&[0], &[]), [0; 0]);
+        assert!(observers(&[0], &[]).is_empty());
     }
 
     #[test]
@@ -129,17 +129,17 @@ mod tests {
 
     #[test]
     fn the_kernels_own_functions_are_not_told_apart_from_each_other() {
-        assert_eq!(observers(&[], &[-400, -200]), [0; 0]);
+        assert!(observers(&[], &[-400, -200]).is_empty());
     }
 
     #[test]
     fn chains_without_a_gap_share_a_bracket() {
-        assert_eq!(observers(&[0, 1], &[]), [0; 0]);
+        assert!(observers(&[0, 1], &[]).is_empty());
     }
 
     #[test]
     fn extremes_do_not_overflow() {
-        assert_eq!(observers(&[i32::MIN, 0, i32::MAX], &[]), [0; 0]);
+        assert!(observers(&[i32::MIN, 0, i32::MAX], &[]).is_empty());
     }
 
     #[test]
