@@ -12,7 +12,7 @@ use anyhow::{Context, Result};
 use aya::programs::{loaded_links, loaded_programs};
 use lab::{
     Lab, Trace,
-    topology::{C1, WORLD},
+    topology::{self, C1, WORLD},
     trace::{self, binary},
     traffic,
 };
@@ -82,6 +82,26 @@ fn a_container_gone_while_tracing() -> Result<()> {
         hops.is_some_and(|hops| hops.iter().any(|hop| hop["netns"]["inode"] == c1))
     });
     assert!(seen, "{records}");
+    Ok(())
+}
+
+/// A container's interfaces go with its namespace, whose last user must not be pathtrace: one that
+/// is started again at once wants their names.
+#[test]
+fn a_container_gone_while_tracing_is_let_go() -> Result<()> {
+    let mut lab = Lab::standard()?;
+    let trace = Trace::start(&lab, &["--ip", C1])?;
+    lab.delete("c1")?;
+    let start = Instant::now();
+    while lab.netns("host")?.run("ip", &["link", "show", "veth-c1"]).is_ok() {
+        assert!(start.elapsed() < Duration::from_secs(1), "veth-c1 is still there");
+        thread::sleep(Duration::from_millis(20));
+    }
+    topology::container(&mut lab, "c1", C1, topology::C1_V6)?;
+    // It is noticed within two seconds.
+    thread::sleep(Duration::from_millis(2500));
+    assert_eq!(traffic::ping(lab.netns("c1")?, WORLD, 1)?, 1);
+    trace.stop(&lab)?.assert_delivered("icmp", "original", &["c1 nf_output", "world nf_input"]);
     Ok(())
 }
 

@@ -184,3 +184,23 @@ fn link_down() -> Result<()> {
     records.assert_dropped(is_probe, "host:eth-up dev_queue", "QDISC_DROP");
     Ok(())
 }
+
+/// Between chains of priority 0 and 2 there is one place to observe from, and the first trace has it.
+#[test]
+fn a_second_trace_does_not_blame_another_chain() -> Result<()> {
+    let lab = Lab::standard()?;
+    lab.netns("host")?.nft(
+        "add chain inet lab first { type filter hook forward priority 0; }
+         add chain inet lab second { type filter hook forward priority 2; }
+         add rule inet lab second udp dport 9999 drop",
+    )?;
+    let args = ["--ip", C1, "--proto", "udp"];
+    let traces = [Trace::start(&lab, &args)?, Trace::start(&lab, &args)?];
+    traffic::udp_send(lab.netns("c1")?, at(WORLD, 9999)?, 1)?;
+    for trace in traces {
+        let records = trace.stop(&lab)?;
+        let outcome = &records.of("udp", "original")[0].record["outcome"];
+        assert!(outcome.to_string().contains("second"), "{outcome}");
+    }
+    Ok(())
+}

@@ -1,13 +1,20 @@
 //! No packet is taken for another, however many there are.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    os::unix::net::UnixDatagram,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+};
 
 use anyhow::{Context, Result};
 use lab::{
     Lab, Trace,
     topology::{C1, WORLD},
     trace::{Output, binary},
-    traffic::{MAGIC, Numbered, at},
+    traffic::{self, MAGIC, Numbered, at},
 };
 use rustix::process::Signal;
 use serde::Deserialize;
@@ -77,6 +84,46 @@ fn a_hundred_flows_are_not_mixed_up() -> Result<()> {
     let unseen = seen.journeys_of.iter().filter(|&&count| count == 0).count();
     let twice = seen.journeys_of.iter().filter(|&&count| count > 1).count();
     assert_eq!((unseen, twice), (0, 0), "packets seen never, and more than once");
+    Ok(())
+}
+
+/// What the thread is called whose datagrams cross no network.
+const STRANGER: &str = "stranger";
+
+/// TCP frees segments where nothing tells of it, and what other sockets send takes their memory.
+#[test]
+fn a_strangers_read_is_not_told_of_a_packet() -> Result<()> {
+    let lab = Lab::standard()?;
+    let over = Arc::new(AtomicBool::new(false));
+    let stranger = {
+        let over = Arc::clone(&over);
+        thread::Builder::new().name(STRANGER.into()).spawn(move || send_to_self(&over))?
+    };
+    let records = Trace::during(&lab, &["--ip", C1, "--proto", "tcp"], || {
+        let (c1, world) = (lab.netns("c1")?, lab.netns("world")?);
+        (0..100).try_for_each(|_| traffic::tcp(c1, world, at(WORLD, 7001)?, 20_000))
+    });
+    over.store(true, Ordering::Relaxed);
+    stranger.join().expect("the stranger did not panic")?;
+    for journey in &records?.journeys {
+        let hops = journey.record["hops"].as_array().context("no hops")?;
+        let read_by = hops.iter().map(|hop| &hop["detail"]["comm"]);
+        assert!(read_by.into_iter().all(|comm| comm != STRANGER), "{journey}");
+    }
+    Ok(())
+}
+
+fn send_to_self(over: &AtomicBool) -> std::io::Result<()> {
+    let (from, to) = UnixDatagram::pair()?;
+    while !over.load(Ordering::Relaxed) {
+        for _ in 0..8 {
+            from.send(&[0; 100])?;
+        }
+        for _ in 0..8 {
+            to.recv(&mut [0; 100])?;
+        }
+        thread::sleep(std::time::Duration::from_micros(200));
+    }
     Ok(())
 }
 

@@ -119,3 +119,18 @@ fn signals_end_it_with_a_summary() -> Result<()> {
     }
     Ok(())
 }
+
+/// How much of a packet is captured decides which code the verifier sees.
+#[test]
+fn every_point_is_there_however_much_is_captured() -> Result<()> {
+    let lab = Lab::standard()?;
+    let missing = |args: &[&str]| -> Result<String> {
+        let records = Trace::during(&lab, args, || Ok(()))?;
+        Ok(records.start["missing"].to_string())
+    };
+    let without = missing(&["--ip", C1])?;
+    for bytes in ["1", "96", "1500", "65535"] {
+        assert_eq!(missing(&["--ip", C1, "-s", bytes])?, without, "with -s {bytes}");
+    }
+    Ok(())
+}

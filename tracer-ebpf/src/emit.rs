@@ -42,12 +42,20 @@ pub trait Capture: Source {
     /// Whether bytes are captured here even when not asked for everywhere.
     const ALWAYS: bool;
 
-    /// Copies at most `max` bytes (not 0, at most what `into` has room for) of the packet to
-    /// `into`; tells how many, and whether they begin with the link-layer header.
+    /// Copies at most `max` bytes (not 0, at most `N`) of the packet to `into`; tells how many, and
+    /// whether they begin with the link-layer header.
     ///
     /// # Safety
-    /// `into` has room for `max` bytes.
-    unsafe fn capture(&self, into: *mut u8, max: u32) -> (u32, bool);
+    /// `into` has room for `N` bytes, and `N` is a power of two.
+    unsafe fn capture<const N: usize>(&self, into: *mut u8, max: u32) -> (u32, bool);
+}
+
+/// The lesser of two lengths, which is not 0 and at most `N`, in a form that every kernel's verifier
+/// can bound: from comparisons alone, not all find that it is not 0.
+#[inline(always)]
+pub fn bounded<const N: usize>(len: u32, max: u32) -> u32 {
+    let n = core::hint::black_box(if len < max { len } else { max });
+    (n.wrapping_sub(1) & (N as u32 - 1)) + 1
 }
 
 #[repr(C)]
@@ -117,7 +125,7 @@ fn send<S: Capture, const N: usize>(
         let (captured, link_header) = if N == 0 {
             (0, false)
         } else {
-            source.capture((&raw mut (*record).bytes).cast(), snaplen.min(N as u32))
+            source.capture::<N>((&raw mut (*record).bytes).cast(), snaplen.min(N as u32))
         };
         (*e).captured = captured;
         (*e).link_header = link_header as u8;

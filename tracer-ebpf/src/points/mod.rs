@@ -14,9 +14,9 @@ use tracer_common::event::detail::Detail;
 use tracer_common::point::Point;
 
 use crate::{
-    emit::{Capture, Report, emit},
+    emit::{Capture, Report, bounded, emit},
     packet::{Bytes, Headers, Memory},
-    skb::{Access, Skb},
+    skb::{Access, Probe, Skb},
     track::{Source, known},
 };
 
@@ -92,8 +92,11 @@ impl<A: Access> Capture for Packet<A> {
     const ALWAYS: bool = false;
 
     #[inline(always)]
-    unsafe fn capture(&self, into: *mut u8, max: u32) -> (u32, bool) {
-        let headers = self.headers();
+    unsafe fn capture<const N: usize>(&self, into: *mut u8, max: u32) -> (u32, bool) {
+        // Through a helper: to the verifier, `head` and `data` as loaded are pointers, and what is
+        // computed from them is no length that it could bound.
+        let skb = Skb::<Probe>::new(self.skb.address() as *const u8);
+        let headers = Packet { skb, ifindex: 0, netns: 0, arriving: self.arriving }.headers();
         let (from, link_header) = match headers.ethernet {
             Some(ethernet) => (ethernet, true),
             None => (headers.network, false),
@@ -101,12 +104,8 @@ impl<A: Access> Capture for Packet<A> {
         if from >= headers.end {
             return (0, false);
         }
-        let there = headers.end - from;
-        let n = if there < u64::from(max) { there as u32 } else { max };
-        if n == 0 || n > max {
-            return (0, false);
-        }
-        // SAFETY: `into` has room for `max` bytes; the helper checks `from` itself.
+        let n = bounded::<N>((headers.end - from) as u32, max);
+        // SAFETY: `into` has room for `N` bytes; the helper checks `from` itself.
         let code = unsafe {
             aya_ebpf::helpers::generated::bpf_probe_read_kernel(into.cast(), n, from as *const _)
         };

@@ -8,7 +8,7 @@ use aya_ebpf::{
 use tracer_common::point::Point;
 
 use crate::{
-    emit::{Capture, Report, emit},
+    emit::{Capture, Report, bounded, emit},
     packet::{Bytes, Headers},
     skb::{Probe, Skb},
     track::{At, Source, known, known_or_begun},
@@ -102,13 +102,13 @@ impl Capture for TcPacket<'_> {
     const ALWAYS: bool = true;
 
     #[inline(always)]
-    unsafe fn capture(&self, into: *mut u8, max: u32) -> (u32, bool) {
+    unsafe fn capture<const N: usize>(&self, into: *mut u8, max: u32) -> (u32, bool) {
         let len = self.ctx.len();
-        let n = if len < max { len } else { max };
-        if n == 0 || n > max {
+        if len == 0 {
             return (0, false);
         }
-        // SAFETY: `into` has room for `max` bytes; page fragments are looked into by the helper.
+        let n = bounded::<N>(len, max);
+        // SAFETY: `into` has room for `N` bytes; page fragments are looked into by the helper.
         let code = unsafe { bpf_skb_load_bytes(self.ctx.skb.skb.cast(), 0, into.cast(), n) };
         (if code == 0 { n } else { 0 }, self.skb.dev().is_ethernet())
     }
