@@ -301,11 +301,15 @@ impl<'a> Trace<'a> {
         let builder =
             Builder { names: &self.machine, clock: self.clock, data: self.args.snaplen.is_some() };
         for journey in journeys {
+            // What comes after the last one wanted is not counted either.
+            if self.args.count.is_some_and(|most| self.shown >= most) {
+                break;
+            }
             let explanation = explain(journey, &self.machine);
             let record = builder.journey(journey, explanation.as_ref());
             self.tally.add(&record);
             let wanted = !self.args.drops || record.outcome.kind == OutcomeKind::Dropped;
-            if wanted && self.args.count.is_none_or(|most| self.shown < most) {
+            if wanted {
                 self.shown += 1;
                 self.sink.journey(&record)?;
             }
