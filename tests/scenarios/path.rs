@@ -3,7 +3,7 @@
 use anyhow::Result;
 use lab::{
     Lab, Trace,
-    topology::{C1, C2, UPLINK, WORLD},
+    topology::{self, C1, C2, UPLINK, WORLD},
     traffic::{self, at},
 };
 
@@ -120,5 +120,24 @@ fn two_containers_on_one_bridge() -> Result<()> {
     for journey in &records.journeys {
         journey.assert_avoids("host route").assert_avoids("host nf_forward");
     }
+    Ok(())
+}
+
+#[test]
+fn bridged_packets_in_the_hooks_of_ip() -> Result<()> {
+    let lab = Lab::standard()?;
+    if !topology::bridged_through_ip_hooks(lab.netns("host")?, true)? {
+        eprintln!("not tried: this kernel has no br_netfilter");
+        return Ok(());
+    }
+    let records = Trace::during(&lab, &["--src", C1, "--dst", C2, "--proto", "icmp"], || {
+        assert_eq!(traffic::ping(lab.netns("c1")?, C2, 1)?, 1);
+        Ok(())
+    })?;
+    records.assert_delivered(
+        "icmp",
+        "original",
+        &["host:veth-c1 dev_receive", "host nf_forward", "host:veth-c2 dev_xmit", "c2 nf_input"],
+    );
     Ok(())
 }

@@ -22,15 +22,13 @@ fn mixed(lab: &Lab) -> Result<()> {
 fn only_what_was_selected() -> Result<()> {
     let lab = Lab::standard()?;
     let netns = lab.netns("c2")?.path().display().to_string();
-    let cases: [(&[&str], &str, &str); 8] = [
+    let cases: [(&[&str], &str, &str); 6] = [
         (&["--ip", C2], "icmp", C2),
         (&["--src", "10.0.100.252/31", "--proto", "udp"], "udp", C1),
         (&["--ip", C1, "--proto", "icmp"], "icmp", C1),
         (&["--port", "5000-5400", "--ip", C1], "udp", C1),
         (&["--netns", &netns, "--proto", "icmp"], "icmp", C2),
         (&["--iface", "veth-c2", "--proto", "icmp"], "icmp", C2),
-        (&["udp", "and", "host", C1], "udp", C1),
-        (&["icmp and src host 10.0.100.253"], "icmp", C2),
     ];
     for (args, proto, source) in cases {
         let records = Trace::during(&lab, args, || mixed(&lab))?;
@@ -66,7 +64,7 @@ fn a_container_started_while_tracing() -> Result<()> {
     let trace = Trace::start(&lab, &["--ip", "10.0.100.251", "--proto", "icmp"])?;
     topology::container(&mut lab, "c3", "10.0.100.251", "fd00:100::251")?;
     // The new namespace is noticed a moment after it appears.
-    std::thread::sleep(Duration::from_millis(500));
+    std::thread::sleep(Duration::from_millis(1000));
     assert_eq!(traffic::ping(lab.netns("c3")?, WORLD, 2)?, 2);
     let records = trace.stop(&lab)?;
     records.assert_delivered(

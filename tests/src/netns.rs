@@ -83,6 +83,12 @@ impl Netns {
             .map(drop)
     }
 
+    /// Whether this kernel has a sysctl.
+    pub fn has_sysctl(&self, key: &str) -> Result<bool> {
+        let path = PathBuf::from("/proc/sys").join(key.replace('.', "/"));
+        self.enter(|| path.exists())
+    }
+
     /// Waits until every interface carries packets: the kernel notices a carrier within a second,
     /// and drops till then what is sent, or received by a port of a bridge.
     pub fn settle(&self) -> Result<()> {

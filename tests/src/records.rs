@@ -179,7 +179,7 @@ impl Journey {
 
     /// Asserts that these hops were passed, in this order, others between them.
     ///
-    /// `netns:dev point` names one device, `netns point` any.
+    /// `netns:dev point` names one device, `netns point` any; point `*` is any.
     pub fn assert_passes(&self, steps: &[&str]) -> &Self {
         let mut rest = self.hops.iter();
         for step in steps {
@@ -223,12 +223,14 @@ impl std::fmt::Display for Journey {
     }
 }
 
-/// Whether `netns:dev point` is what `step` says; a step may leave out the device.
+/// Whether `netns:dev point` is what `step` says; a step may leave out the device, and have any
+/// point as `*`.
 fn matches(hop: &str, step: &str) -> bool {
     let Some((place, point)) = hop.split_once(' ') else { return false };
     let Some((wanted_place, wanted_point)) = step.split_once(' ') else { return false };
     let netns = place.split(':').next();
-    point == wanted_point && (place == wanted_place || netns == Some(wanted_place))
+    (wanted_point == "*" || point == wanted_point)
+        && (place == wanted_place || netns == Some(wanted_place))
 }
 
 #[cfg(test)]

@@ -21,6 +21,8 @@ pub const HOST_V6: &str = "fd00:100::1";
 pub const HOST_MAC: &str = "00:16:3e:00:00:01";
 /// Address of the host on its uplink, which it masquerades containers with.
 pub const UPLINK: &str = "198.51.100.1";
+/// Link-layer address of the uplink.
+pub const UPLINK_MAC: &str = "00:16:3e:00:00:02";
 /// Address of the world's end of the uplink.
 pub const WORLD_LINK: &str = "198.51.100.2";
 /// An address of the world that is reached by a route only.
@@ -57,7 +59,7 @@ pub fn standard(lab: &mut Lab) -> Result<()> {
          addr add {HOST}/24 dev lxdbr0
          addr add {HOST_V6}/64 dev lxdbr0 nodad
          link set lxdbr0 up
-         link add eth-up type veth peer name eth0 netns {world}
+         link add eth-up address {UPLINK_MAC} type veth peer name eth0 netns {world}
          addr add {UPLINK}/24 dev eth-up
          addr add 2001:db8:1::1/64 dev eth-up nodad
          link set eth-up up",
@@ -76,10 +78,25 @@ pub fn standard(lab: &mut Lab) -> Result<()> {
     ))?;
     host.sysctl("net.ipv4.ip_forward", "1")?;
     host.sysctl("net.ipv6.conf.all.forwarding", "1")?;
+    bridged_through_ip_hooks(host, false)?;
     host.nft(HOST_RULES)?;
     container(lab, "c1", C1, C1_V6)?;
     container(lab, "c2", C2, C2_V6)?;
     lab.netns("world")?.settle()
+}
+
+/// Whether bridged packets pass the hooks of IP too, as they do where br_netfilter is loaded and
+/// left at its defaults. Tells whether this kernel can do it.
+pub fn bridged_through_ip_hooks(host: &Netns, on: bool) -> Result<bool> {
+    const KEYS: [&str; 2] =
+        ["net.bridge.bridge-nf-call-iptables", "net.bridge.bridge-nf-call-ip6tables"];
+    for key in KEYS {
+        if !host.has_sysctl(key)? {
+            return Ok(false);
+        }
+        host.sysctl(key, if on { "1" } else { "0" })?;
+    }
+    Ok(true)
 }
 
 /// Starts a container on the host's bridge.

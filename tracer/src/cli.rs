@@ -154,13 +154,9 @@ fn duration(text: &str) -> Result<Duration, String> {
 }
 
 fn ring_size(text: &str) -> Result<u32, String> {
-    let (number, factor) = match text.strip_suffix(['k', 'K']) {
-        Some(number) => (number, 1 << 10),
-        None => match text.strip_suffix(['m', 'M']) {
-            Some(number) => (number, 1 << 20),
-            None => (text.strip_suffix(['g', 'G']).map_or((text, 1), |number| (number, 1 << 30))),
-        },
-    };
+    let units = [(['k', 'K'], 1 << 10), (['m', 'M'], 1 << 20), (['g', 'G'], 1 << 30)];
+    let with_unit = |(letters, factor)| Some((text.strip_suffix::<[char; 2]>(letters)?, factor));
+    let (number, factor) = units.into_iter().find_map(with_unit).unwrap_or((text, 1));
     let bytes = number
         .parse::<u64>()
         .ok()

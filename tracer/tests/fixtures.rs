@@ -18,7 +18,8 @@ use std::{
 use serde::Deserialize;
 use tracer::{
     event::recording,
-    explain::{HarmlessEnds, KernelNames, Symbol},
+    explain::{HarmlessEnds, KernelNames},
+    host::symbols::Function,
     journey::{Assembler, Counts, HopDetail, Journey, Limits, Outcome},
 };
 
@@ -37,10 +38,10 @@ impl KernelNames for Kernel {
         self.reasons.get(&number).map(String::as_str)
     }
 
-    fn symbol(&self, address: u64) -> Option<Symbol<'_>> {
+    fn symbol(&self, address: u64) -> Option<Function<'_>> {
         let text = self.locations.get(&address)?;
         let (name, offset) = text.split_once("+0x").unwrap_or((text, "0"));
-        Some(Symbol { name, offset: u64::from_str_radix(offset, 16).unwrap_or(0) })
+        Some(Function { name, offset: u64::from_str_radix(offset, 16).unwrap_or(0), module: None })
     }
 }
 

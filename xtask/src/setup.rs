@@ -60,53 +60,44 @@ fn tools() -> Result<()> {
     if packages.is_empty() { Ok(()) } else { install(&packages) }
 }
 
-/// Installs a compiler for BPF and a bpf-linker that fits it.
+/// Installs a compiler for BPF and a bpf-linker that fits it: a nightly that is there already,
+/// else the distribution's compiler, else a new nightly.
 fn toolchain() -> Result<()> {
     if let Some(llvm) = nightly() {
         return linker(llvm);
     }
-    if Compiler::System.llvm().is_none() {
+    if Compiler::System.llvm().is_none() && find("apt-get").is_some() {
         println!("a Rust compiler for BPF is missing: packages {}", SYSTEM_COMPILER.join(" "));
-        install(&SYSTEM_COMPILER).context(
-            "no Rust compiler for BPF; with rustup: rustup toolchain install nightly -c rust-src",
-        )?;
+        install(&SYSTEM_COMPILER)?;
     }
-    let llvm = Compiler::System.llvm().context(
-        "the packages brought no compiler for BPF; \
-         with rustup: rustup toolchain install nightly -c rust-src",
+    if let Some(llvm) = Compiler::System.llvm() {
+        return linker(llvm);
+    }
+    let rustup = find("rustup").context(
+        "no Rust compiler for BPF; install rustup, then: \
+         rustup toolchain install nightly --component rust-src",
     )?;
-    linker(llvm)
+    let args = ["toolchain", "install", "nightly", "--profile", "minimal", "-c", "rust-src"];
+    step::run("nightly compiler (rustup)", Command::new(rustup).args(args), 10 * MINUTE)?;
+    linker(Compiler::Nightly.llvm().context("rustup's nightly has no rust-src")?)
 }
 
-/// Makes rustup's nightly able to build for BPF, where that is possible: its LLVM's version.
-///
-/// A nightly that is there is not updated: other projects of this machine may use it.
+/// Makes a nightly that is there able to build for BPF, where that is possible: its LLVM's
+/// version. It is not updated: other projects of this machine may use it.
 fn nightly() -> Option<u32> {
-    let rustup = find("rustup")?;
-    let rustup = |args: &[&str]| {
-        let what = "nightly compiler with rust-src (rustup)";
-        let result = step::run(what, Command::new(&rustup).args(args), 5 * MINUTE);
-        // No network, say: the other way is tried.
-        result.inspect_err(|_| println!("{what}: not to be had here")).ok()
-    };
-    let usable = |llvm: &u32| LINKER_LLVM.contains(llvm) && llvm_available(*llvm);
-    match Compiler::Nightly.version() {
-        Some(_) if Compiler::Nightly.llvm().is_some() => {}
-        Some(llvm) if usable(&llvm) => {
-            rustup(&["component", "add", "rust-src", "--toolchain", "nightly"])?;
-        }
-        Some(_) => {}
-        None => rustup(&[
-            "toolchain",
-            "install",
-            "nightly",
-            "--profile",
-            "minimal",
-            "--component",
-            "rust-src",
-        ])?,
+    let llvm = Compiler::Nightly.version()?;
+    if !LINKER_LLVM.contains(&llvm) || !llvm_available(llvm) {
+        return None;
     }
-    Compiler::Nightly.llvm().filter(usable)
+    if Compiler::Nightly.llvm().is_none() {
+        let args = ["component", "add", "rust-src", "--toolchain", "nightly"];
+        let what = "source of core for the nightly compiler (rustup)";
+        // Without a network, say, the next way is taken.
+        if step::run(what, Command::new("rustup").args(args), 2 * MINUTE).is_err() {
+            println!("{what}: not to be had");
+        }
+    }
+    Compiler::Nightly.llvm()
 }
 
 /// Compiles bpf-linker for the LLVM that the compiler has.

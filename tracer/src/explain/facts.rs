@@ -1,5 +1,7 @@
 //! What explaining needs to know of this machine, as traits: whoever knows it implements them.
 
+use std::net::IpAddr;
+
 use crate::{
     event::{InHook, Place},
     host::symbols::Function,
@@ -76,6 +78,10 @@ pub trait Names {
     fn netns(&self, inode: u32) -> NetnsName;
     /// An interface.
     fn device(&self, place: Place) -> DeviceName;
+    /// The name of the namespace that owns an address; `None` where none or several do.
+    fn owner(&self, _: IpAddr) -> Option<String> {
+        None
+    }
 }
 
 /// Knows nothing.

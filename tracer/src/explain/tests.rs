@@ -3,6 +3,7 @@
 use super::*;
 use crate::{
     event::{Headers, Hook, InHook, What},
+    host::symbols::Function,
     journey::{Benign, BenignEnd, sample::*},
 };
 
@@ -21,8 +22,8 @@ impl KernelNames for Host {
         Some(self.reason)
     }
 
-    fn symbol(&self, _: u64) -> Option<Symbol<'_>> {
-        Some(Symbol { name: self.function, offset: 0xbe })
+    fn symbol(&self, _: u64) -> Option<Function<'_>> {
+        Some(Function { name: self.function, offset: 0xbe, module: None })
     }
 }
 

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::{describe, record};
 use crate::{
-    event::{Captured, Family, Headers, Place},
+    event::{Captured, Family, Headers, PacketId, Place},
     explain::{Decision, Explanation, KernelNames, Names, location_name, reason_name},
     journey::{Direction, Hop, HopDetail, Journey, NatKind, Outcome},
 };
@@ -51,7 +51,7 @@ impl<N: Names + KernelNames + ?Sized> Builder<'_, N> {
                 Direction::Reply => "reply",
             },
             flow: flow(journey),
-            packet: packet(journey),
+            packet: self.packet(journey),
             nat: nat(journey),
             length: journey.length,
             hops: self.hops(journey, explained, headers),
@@ -91,6 +91,26 @@ impl<N: Names + KernelNames + ?Sized> Builder<'_, N> {
                 }
             })
             .collect()
+    }
+
+    fn packet(&self, journey: &Journey) -> record::Packet {
+        let headers = &journey.headers;
+        let addressed = headers.family != Family::Other;
+        let ports = describe::has_ports(headers.family, headers.proto) && !headers.later_fragment;
+        let ip = matches!(headers.family, Family::Ipv4 | Family::Ipv6);
+        let owner = |address| addressed.then(|| self.names.owner(address)).flatten();
+        record::Packet {
+            id: packet_id(journey.id),
+            parent: journey.parent.map(packet_id),
+            src: addressed.then(|| headers.src.to_string()),
+            dst: addressed.then(|| headers.dst.to_string()),
+            src_name: owner(headers.src),
+            dst_name: owner(headers.dst),
+            sport: ports.then_some(headers.sport),
+            dport: ports.then_some(headers.dport),
+            ttl: ip.then_some(headers.ttl),
+            info: describe::packet(headers),
+        }
     }
 
     fn netns(&self, inode: u32) -> record::Netns {
@@ -173,7 +193,7 @@ impl<N: Names + KernelNames + ?Sized> Builder<'_, N> {
                 put("pid", (*pid).into());
                 put("comm", comm.as_deref().into());
             }
-            HopDetail::Clone { parent } => put("parent", parent.0.into()),
+            HopDetail::Clone { parent } => put("parent", packet_id(*parent).into()),
             HopDetail::Drop { reason, location, .. } => {
                 put("reason", reason.map(|number| reason_name(self.names, number)).into());
                 put("location", location_name(self.names, *location).into());
@@ -227,21 +247,8 @@ fn flow(journey: &Journey) -> record::Flow {
     }
 }
 
-fn packet(journey: &Journey) -> record::Packet {
-    let headers = &journey.headers;
-    let addressed = headers.family != Family::Other;
-    let ports = describe::has_ports(headers.family, headers.proto) && !headers.later_fragment;
-    let ip = matches!(headers.family, Family::Ipv4 | Family::Ipv6);
-    record::Packet {
-        id: journey.id.0,
-        parent: journey.parent.map(|parent| parent.0),
-        src: addressed.then(|| headers.src.to_string()),
-        dst: addressed.then(|| headers.dst.to_string()),
-        sport: ports.then_some(headers.sport),
-        dport: ports.then_some(headers.dport),
-        ttl: ip.then_some(headers.ttl),
-        info: describe::packet(headers),
-    }
+fn packet_id(id: PacketId) -> String {
+    format!("{:x}", id.0)
 }
 
 fn nat(journey: &Journey) -> record::Nat {

@@ -109,15 +109,22 @@ pub struct Flow {
 /// A packet as it was first seen; unlike its flow, in its own direction.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Packet {
-    /// Number of the packet in this trace; `detail.parent` of a clone refers to it.
-    pub id: u64,
+    /// Its id in this trace, hexadecimal; `detail.parent` of a clone refers to it. Text, for not
+    /// every reader of JSON has integers of 64 bits.
+    pub id: String,
     /// The packet that this one was cloned from.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub parent: Option<u64>,
+    pub parent: Option<String>,
     /// Source address; `null` for a packet that is neither IP nor ARP.
     pub src: Option<String>,
     /// Destination address.
     pub dst: Option<String>,
+    /// The namespace that owns the source address, where exactly one does; absent with `-n`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub src_name: Option<String>,
+    /// The namespace that owns the destination address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dst_name: Option<String>,
     /// Source port.
     pub sport: Option<u16>,
     /// Destination port.

@@ -8,9 +8,8 @@ use super::{
 };
 use crate::{
     event::{Event, Family, Headers, Hook, InHook, Place, What},
-    explain::{
-        BaseChain, Bracket, DeviceName, Evidence, KernelNames, Names, NetnsName, Symbol, explain,
-    },
+    explain::{BaseChain, Bracket, DeviceName, Evidence, KernelNames, Names, NetnsName, explain},
+    host::symbols::Function,
     journey::{Journey, sample::*},
 };
 
@@ -22,8 +21,8 @@ impl KernelNames for Lab {
         (number == 12).then_some("NETFILTER_DROP")
     }
 
-    fn symbol(&self, _: u64) -> Option<Symbol<'_>> {
-        Some(Symbol { name: "nf_hook_slow", offset: 0xbe })
+    fn symbol(&self, _: u64) -> Option<Function<'_>> {
+        Some(Function { name: "nf_hook_slow", offset: 0xbe, module: None })
     }
 }
 

@@ -213,8 +213,8 @@ fn header(journey: &Journey) -> String {
         "#{} {} {} → {}",
         journey.id,
         journey.flow.proto,
-        end(packet.src.as_deref(), packet.sport),
-        end(packet.dst.as_deref(), packet.dport)
+        named(end(packet.src.as_deref(), packet.sport), packet.src_name.as_deref()),
+        named(end(packet.dst.as_deref(), packet.dport), packet.dst_name.as_deref())
     );
     if !packet.info.is_empty() {
         let _ = write!(text, "  {}", escape(&packet.info));
@@ -231,6 +231,13 @@ fn header(journey: &Journey) -> String {
         }
     }
     text
+}
+
+fn named(end: String, name: Option<&str>) -> String {
+    match name {
+        Some(name) => format!("{end} ({})", escape(name)),
+        None => end,
+    }
 }
 
 fn end(address: Option<&str>, port: Option<u16>) -> String {

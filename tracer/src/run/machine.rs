@@ -4,6 +4,7 @@
 use std::{
     cell::RefCell,
     collections::HashMap,
+    net::IpAddr,
     rc::Rc,
     sync::Arc,
     time::{Duration, Instant},
@@ -51,8 +52,10 @@ impl KernelNames for KernelFacts {
 
 /// What is known of this machine.
 pub struct Machine {
-    /// Namespaces and links.
-    pub snapshot: Snapshot,
+    snapshot: Snapshot,
+    /// Which namespace owns an address, by inode; `None` where several do. Empty when not wanted.
+    owners: HashMap<IpAddr, Option<u32>>,
+    names_addresses: bool,
     /// Where observers stand.
     pub brackets: Brackets,
     kernel: Arc<KernelFacts>,
@@ -61,15 +64,41 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// A machine that looks like `snapshot`.
-    pub fn new(snapshot: Snapshot, kernel: Arc<KernelFacts>) -> Self {
-        Self {
-            snapshot,
+    /// A machine that looks like `snapshot`. Whether it names the owners of addresses is a matter
+    /// of taste.
+    pub fn new(snapshot: Snapshot, kernel: Arc<KernelFacts>, names_addresses: bool) -> Self {
+        let mut machine = Self {
+            snapshot: Snapshot::default(),
+            owners: HashMap::new(),
+            names_addresses,
             brackets: Brackets::default(),
             kernel,
             chains: Answers::default(),
             sysctls: Answers::default(),
+        };
+        machine.look_like(snapshot);
+        machine
+    }
+
+    /// Namespaces and links.
+    pub fn snapshot(&self) -> &Snapshot {
+        &self.snapshot
+    }
+
+    /// The machine has changed.
+    pub fn look_like(&mut self, snapshot: Snapshot) {
+        self.owners.clear();
+        if self.names_addresses {
+            for (place, link) in snapshot.links() {
+                for net in &link.addresses {
+                    self.owners
+                        .entry(net.addr())
+                        .and_modify(|owner| *owner = owner.filter(|known| *known == place.netns))
+                        .or_insert(Some(place.netns));
+                }
+            }
         }
+        self.snapshot = snapshot;
     }
 
     fn chains(&self, netns: u32) -> Option<Rc<Chains>> {

@@ -2,14 +2,12 @@
 //! signals, timers and changes of the machine.
 
 mod attach;
+mod dump;
 mod machine;
 
 use std::{
     collections::BTreeSet,
-    fs::File,
     io::{self, BufWriter, Write as _},
-    os::fd::AsRawFd as _,
-    path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -23,11 +21,11 @@ use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     time::{MissedTickBehavior, interval, sleep_until},
 };
-use tracer_common::{filter::Filter, point::Point};
+use tracer_common::filter::Filter;
 
 use crate::{
     cli::{self, TraceArgs},
-    event::{recording, wire},
+    event::wire,
     explain::{HarmlessEnds, explain},
     host::{
         drop_reasons::DropReasons,
@@ -47,6 +45,7 @@ use crate::{
     select::{self, Selection},
 };
 use attach::{Attacher, Watched};
+use dump::Dump;
 use machine::{KernelFacts, Machine};
 
 /// Packets followed at one time.
@@ -146,7 +145,7 @@ struct Trace<'a> {
     /// Journeys that were shown.
     shown: u64,
     undecodable: u64,
-    dump: Option<BufWriter<File>>,
+    dump: Option<Dump>,
 }
 
 impl<'a> Trace<'a> {
@@ -167,8 +166,10 @@ impl<'a> Trace<'a> {
         follow(&mut watch, &attacher.to_follow(&snapshot));
         probes.attach_tracepoints()?;
         let tables = probes.take_tables()?;
-        let events = AsyncFd::new(probes.take_events()?).context("cannot wait for events")?;
-        let mut machine = Machine::new(snapshot, facts.clone());
+        // SAFETY: the ring buffer owns its descriptor, and keeps it until it is dropped.
+        let events = unsafe { AsyncFd::register(probes.take_events()?) }
+            .context("cannot wait for events")?;
+        let mut machine = Machine::new(snapshot, facts.clone(), !args.no_names);
         machine.brackets = probes.brackets.clone();
         Ok(Self {
             args,
@@ -184,7 +185,7 @@ impl<'a> Trace<'a> {
             clock: Clock { offset: monotonic_to_wall() },
             shown: 0,
             undecodable: 0,
-            dump: args.dump_events.as_deref().map(create).transpose()?,
+            dump: args.dump_events.as_deref().map(Dump::create).transpose()?,
             probes,
         })
     }
@@ -240,10 +241,10 @@ impl<'a> Trace<'a> {
         let events = self.event_counts()?;
         let nanoseconds = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
         self.sink.summary(&self.tally.summary(nanoseconds, events))?;
-        if let Some(dump) = &mut self.dump {
-            dump.flush().context("cannot write the events")?;
+        match self.dump.take() {
+            Some(dump) => Ok(dump.finish()?),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// Takes what the ring buffer holds, a turn's worth at most; whether it was that much.
@@ -257,7 +258,7 @@ impl<'a> Trace<'a> {
             match wire::decode(&record) {
                 Ok(event) => {
                     if let Some(dump) = &mut self.dump {
-                        recording::write(dump, &event).context("cannot write the events")?;
+                        dump.write(&event, &self.machine)?;
                     }
                     self.assembler.push(event, &mut done);
                 }
@@ -302,7 +303,7 @@ impl<'a> Trace<'a> {
     }
 
     async fn follow_changes(&mut self, changes: BTreeSet<Change>) {
-        let mut snapshot = self.machine.snapshot.clone();
+        let mut snapshot = self.machine.snapshot().clone();
         // Reading thousands of namespaces takes a while, in which events must not wait.
         let refreshed = tokio::task::spawn_blocking(move || {
             if changes.contains(&Change::Namespaces) {
@@ -317,13 +318,13 @@ impl<'a> Trace<'a> {
             Ok::<_, crate::host::Error>(snapshot)
         });
         match refreshed.await {
-            Ok(Ok(snapshot)) => self.machine.snapshot = snapshot,
+            Ok(Ok(snapshot)) => self.machine.look_like(snapshot),
             Ok(Err(error)) => log::warn!("{error}; names and paths may be old"),
             Err(error) => log::warn!("looking at the machine failed: {error}"),
         }
-        self.watched = self.attacher.attach(&mut self.probes, &self.machine.snapshot);
+        self.watched = self.attacher.attach(&mut self.probes, self.machine.snapshot());
         self.machine.brackets = self.probes.brackets.clone();
-        follow(&mut self.watch, &self.attacher.to_follow(&self.machine.snapshot));
+        follow(&mut self.watch, &self.attacher.to_follow(self.machine.snapshot()));
     }
 
     fn event_counts(&self) -> anyhow::Result<Events> {
@@ -399,11 +400,6 @@ fn follow(watch: &mut Watch, namespaces: &[Netns]) {
     for (_, error) in watch.follow(namespaces) {
         log::warn!("{error}; its changes are not noticed");
     }
-}
-
-fn create(path: &Path) -> anyhow::Result<BufWriter<File>> {
-    let file = File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
-    Ok(BufWriter::new(file))
 }
 
 fn signals(kind: SignalKind) -> anyhow::Result<Signal> {
