@@ -2,7 +2,7 @@
 //! and what to check or change.
 //!
 //! The first row that matches explains a drop. `{…}` in a sentence is filled in by
-//! [`super::words`]; advice that names something unknown is left out.
+//! `super::words`; advice that names something unknown is left out.
 
 use crate::{event::Family, journey::HopDetail};
 

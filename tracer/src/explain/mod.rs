@@ -1,7 +1,7 @@
 //! A journey that did not arrive + evidence of the machine → why, and what to do about it.
 //!
-//! [`facts`] says what evidence is, [`causes`] is the table of what the kernel's reasons mean,
-//! [`netfilter`] finds the base chain, and [`HarmlessEnds`] knows the drops that are none.
+//! `facts` says what evidence is, `causes` is the table of what the kernel's reasons mean,
+//! `netfilter` finds the base chain, and [`HarmlessEnds`] knows the drops that are none.
 
 mod benign;
 mod causes;

@@ -239,7 +239,7 @@ pub enum OutcomeKind {
 /// A base chain (or, where it is known, a rule of it) that decided.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Rule {
-    /// `nftables`.
+    /// `nftables` or `iptables-legacy`.
     pub backend: String,
     /// `ip`, `ip6` or `inet`.
     pub family: String,

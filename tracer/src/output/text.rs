@@ -206,7 +206,7 @@ impl<W: Write> Sink for Text<W> {
     }
 }
 
-/// `#17 icmp 10.0.0.2 → 203.0.113.8  echo request id 7 seq 1  98 bytes  flow 3  snat 198.51.100.10`
+/// `#17 icmp 10.0.0.2 → 203.0.113.8  echo request id 7 seq 1  98 bytes  flow 3 original  snat 198.51.100.10`
 fn header(journey: &Journey) -> String {
     let packet = &journey.packet;
     let mut text = format!(
