@@ -190,6 +190,7 @@ impl<W: Write> Sink for Text<W> {
             (lost.probe_missed, "sightings missed: a program could not run"),
             (lost.learned_full, "replies not followed: the table of learned replies was full"),
             (lost.journeys_evicted, "journeys ended early: too many at once"),
+            (lost.flows_evicted, "flows forgotten: too many at once"),
             (lost.late, "events too late or twice"),
             (lost.undecodable, "records that could not be read"),
         ];

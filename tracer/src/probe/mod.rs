@@ -356,17 +356,26 @@ impl Probes {
     /// # Errors
     /// When the kernel refuses to read the map.
     pub fn lost(&self) -> anyhow::Result<Lost> {
-        let map = self.ebpf.map("LOST").ok_or_else(|| anyhow!("the map LOST is missing"))?;
-        let counts: PerCpuArray<_, u64> = PerCpuArray::try_from(map)?;
-        let sum = |loss: Loss| -> anyhow::Result<u64> {
-            Ok(counts.get(&(loss as u32), 0).context("cannot read map LOST")?.iter().sum())
-        };
         Ok(Lost {
-            ring_full: sum(Loss::RingFull)?,
-            tracking_full: sum(Loss::TrackingFull)?,
-            learned_full: sum(Loss::LearnedFull)?,
+            ring_full: self.count(Loss::RingFull)?,
+            tracking_full: self.count(Loss::TrackingFull)?,
+            learned_full: self.count(Loss::LearnedFull)?,
             probe_missed: self.missed(),
         })
+    }
+
+    /// Events that the ring buffer had no room for so far. Cheap: to be asked again and again.
+    ///
+    /// # Errors
+    /// When the kernel refuses to read the map.
+    pub fn lost_events(&self) -> anyhow::Result<u64> {
+        self.count(Loss::RingFull)
+    }
+
+    fn count(&self, loss: Loss) -> anyhow::Result<u64> {
+        let map = self.ebpf.map("LOST").ok_or_else(|| anyhow!("the map LOST is missing"))?;
+        let counts: PerCpuArray<_, u64> = PerCpuArray::try_from(map)?;
+        Ok(counts.get(&(loss as u32), 0).context("cannot read map LOST")?.iter().sum())
     }
 
     /// Runs skipped because the program was already running on that CPU

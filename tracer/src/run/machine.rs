@@ -133,6 +133,11 @@ impl Names for Machine {
         let names = self.snapshot.names(place);
         DeviceName { name: names.link.map(str::to_owned), bridge: names.bridge.map(str::to_owned) }
     }
+
+    fn owner(&self, address: IpAddr) -> Option<String> {
+        let inode = (*self.owners.get(&address)?)?;
+        self.netns(inode).name
+    }
 }
 
 impl Evidence for Machine {
