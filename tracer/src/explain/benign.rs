@@ -44,6 +44,13 @@ const KINDS: &[Kind] = &[
         when: |h, _| h.proto == 6,
         end: BenignEnd::Delivered,
     },
+    // A connection was closed: what its socket had taken, and nobody will read (a FIN, mostly).
+    Kind {
+        reasons: &["QUEUE_PURGE", UNSPECIFIED],
+        functions: &["sk_stream_kill_queues", "inet_sock_destruct", "tcp_disconnect"],
+        when: |h, _| h.proto == 6,
+        end: BenignEnd::Delivered,
+    },
     // Multicast listener reports and queries, freed after they were worked on.
     Kind {
         reasons: &[UNSPECIFIED],

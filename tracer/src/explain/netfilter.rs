@@ -36,7 +36,6 @@ pub(super) fn explain(
         return;
     };
     explanation.between = Some((bracket.after, bracket.before));
-    explanation.evidence.insert("hook".to_owned(), Value::from(name));
     explanation.evidence.insert(
         "priorities".to_owned(),
         json!({ "after": bracket.after, "before": bracket.before }),

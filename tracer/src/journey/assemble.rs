@@ -42,7 +42,8 @@ impl Default for Limits {
             flows: 65_536,
             ended: 65_536,
             settle_after: 200_000_000,
-            lost_after: 3_000_000_000,
+            // Longer than a neighbour is asked for before its packets are dropped (3 s).
+            lost_after: 5_000_000_000,
         }
     }
 }

@@ -100,7 +100,10 @@ impl Walk {
         if first && let Some(parent) = self.parent {
             self.path.hops.push(seen.hop(Point::Clone, HopDetail::Clone { parent }));
         }
-        self.path.length = self.path.length.max(event.len);
+        // In a socket's queue TCP merges what follows into a segment.
+        if self.path.taken.is_none() {
+            self.path.length = self.path.length.max(event.len);
+        }
 
         let Event { headers, what, bytes, .. } = event;
         let rewrites = self.rewrites(&headers);

@@ -2,6 +2,7 @@
 //! Time is the events' own time; [`Assembler::advance`] tells how far it has come.
 
 mod assemble;
+mod chronicle;
 mod flow;
 mod hops;
 #[cfg(test)]
@@ -10,6 +11,7 @@ pub(crate) mod sample;
 mod tests;
 
 pub use assemble::{Assembler, Counts, Limits};
+pub use chronicle::Chronicle;
 pub use flow::{Direction, Flow, FlowId};
 
 use std::net::IpAddr;
@@ -21,7 +23,8 @@ use crate::event::{Captured, Event, Headers, InHook, PacketId, Place};
 /// One packet's way, from where it was first seen to its end.
 #[derive(Clone, Debug)]
 pub struct Journey {
-    /// Number of this journey in this trace, from 1, in order of completion.
+    /// Number of this journey in this trace, from 1: in order of completion, and once it has been
+    /// through a [`Chronicle`], in order of its start.
     pub number: u64,
     /// The packet.
     pub id: PacketId,

@@ -34,6 +34,18 @@ fn ping() -> Packet {
 }
 
 #[test]
+fn a_segment_that_others_were_merged_into_at_its_socket_keeps_its_own_length() {
+    let mut events = packet(1, tcp("10.0.0.1", 1, "10.0.0.2", 2, 0x18))
+        .see(What::DevReceive)
+        .see(exit(Hook::Input))
+        .see(socket())
+        .events();
+    events[2].len = 50_000;
+
+    assert_eq!(journeys(events)[0].length, 84);
+}
+
+#[test]
 fn a_forwarded_packet_is_transmitted() {
     let journey = one(ping()
         .see(enter(Hook::Output))

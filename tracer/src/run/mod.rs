@@ -35,7 +35,7 @@ use crate::{
         symbols::Symbols,
         watch::{Change, Watch},
     },
-    journey::{Assembler, Journey, Limits},
+    journey::{Assembler, Chronicle, Journey, Limits},
     output::{
         Builder, Clock, Hops, Json, Sink, SinkError, Tally, Text,
         record::{Events, LostEvents, MissingPoint, OutcomeKind, Start, WatchedPoint},
@@ -139,6 +139,7 @@ struct Trace<'a> {
     watch: Watch,
     machine: Machine,
     assembler: Assembler<HarmlessEnds<Arc<KernelFacts>>>,
+    chronicle: Chronicle,
     sink: Box<dyn Sink>,
     tally: Tally,
     clock: Clock,
@@ -166,6 +167,7 @@ impl<'a> Trace<'a> {
         follow(&mut watch, &attacher.to_follow(&snapshot));
         probes.attach_tracepoints()?;
         let tables = probes.take_tables()?;
+        let limits = Limits::default();
         // SAFETY: the ring buffer owns its descriptor, and keeps it until it is dropped.
         let events = unsafe { AsyncFd::register(probes.take_events()?) }
             .context("cannot wait for events")?;
@@ -179,7 +181,8 @@ impl<'a> Trace<'a> {
             watched,
             watch,
             machine,
-            assembler: Assembler::new(Limits::default(), HarmlessEnds(facts)),
+            assembler: Assembler::new(limits, HarmlessEnds(facts)),
+            chronicle: Chronicle::new(limits.settle_after, limits.in_flight),
             sink: sink(args),
             tally: Tally::default(),
             clock: Clock { offset: monotonic_to_wall() },
@@ -237,7 +240,10 @@ impl<'a> Trace<'a> {
         while self.take_events()? {}
         let mut done = Vec::new();
         self.assembler.finish(&mut done);
-        self.show(&done)?;
+        self.retire(done);
+        let mut rest = Vec::new();
+        self.chronicle.finish(&mut rest);
+        self.show(&rest)?;
         let events = self.event_counts()?;
         let nanoseconds = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
         self.sink.summary(&self.tally.summary(nanoseconds, events))?;
@@ -272,17 +278,29 @@ impl<'a> Trace<'a> {
             let now = u64::try_from(monotonic().as_nanos()).unwrap_or(u64::MAX);
             self.assembler.advance(now, &mut done);
         }
-        self.show(&done)?;
+        self.retire(done);
+        let mut next = Vec::new();
+        let now = u64::try_from(monotonic().as_nanos()).unwrap_or(u64::MAX);
+        self.chronicle.release(now, &mut next);
+        self.show(&next)?;
         Ok(taken == TURN)
     }
 
-    fn show(&mut self, done: &[Journey]) -> Result<(), Stop> {
-        let builder =
-            Builder { names: &self.machine, clock: self.clock, data: self.args.snaplen.is_some() };
+    /// Takes finished journeys, and their packets out of the kernel side's table where it has not
+    /// seen them end.
+    fn retire(&mut self, done: Vec<Journey>) {
         for journey in done {
             if let Some(address) = journey.leftover {
                 self.tables.retire(address, journey.id);
             }
+            self.chronicle.push(journey);
+        }
+    }
+
+    fn show(&mut self, journeys: &[Journey]) -> Result<(), Stop> {
+        let builder =
+            Builder { names: &self.machine, clock: self.clock, data: self.args.snaplen.is_some() };
+        for journey in journeys {
             let explanation = explain(journey, &self.machine);
             let record = builder.journey(journey, explanation.as_ref());
             self.tally.add(&record);
@@ -292,7 +310,7 @@ impl<'a> Trace<'a> {
                 self.sink.journey(&record)?;
             }
         }
-        if !done.is_empty() {
+        if !journeys.is_empty() {
             self.sink.flush()?;
         }
         Ok(())
