@@ -167,8 +167,9 @@ impl<W: Write> Sink for Text<W> {
         let o = &summary.outcomes;
         writeln!(
             self.out,
-            "{head}{} journeys in {}{head:#}: {} transmitted, {} delivered, {} dropped, {} consumed, {} lost",
+            "{head}{} journey{} in {}{head:#}: {} transmitted, {} delivered, {} dropped, {} consumed, {} lost",
             summary.journeys,
+            if summary.journeys == 1 { "" } else { "s" },
             duration(summary.duration_ns),
             o.transmitted,
             o.delivered,

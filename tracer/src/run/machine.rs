@@ -21,7 +21,7 @@ use crate::{
         symbols::{Function, Symbols},
         sysctl,
     },
-    probe::brackets::Brackets,
+    probe::brackets::{self, Brackets, Interval},
 };
 
 /// How long an answer of the machine is good: a flood of drops asks once, a person who has just
@@ -174,7 +174,12 @@ impl Evidence for Machine {
                 Occupant::Kernel(_) => None,
             })
             .collect();
-        Some(Bracket { after: Some(interval.after), before: Some(interval.before), chains })
+        let Interval { after, before } = interval;
+        Some(Bracket {
+            after: (after != brackets::FIRST).then_some(after),
+            before: (before != brackets::LAST).then_some(before),
+            chains,
+        })
     }
 
     fn sysctl(&self, netns: u32, name: &str) -> Option<String> {
