@@ -112,7 +112,20 @@ const KINDS: &[Kind] = &[
     },
 ];
 
+/// Where a task's read from a datagram socket frees the packet (net/ipv4/udp.c, net/core/datagram.c).
+const READS: [&str; 5] = [
+    "skb_consume_udp",
+    "udp_recvmsg",
+    "udpv6_recvmsg",
+    "skb_free_datagram",
+    "__skb_free_datagram_locked",
+];
+
 impl<K: KernelNames> Benign for HarmlessEnds<K> {
+    fn is_read(&self, location: u64) -> bool {
+        self.0.symbol(location).is_some_and(|function| READS.contains(&function.in_source()))
+    }
+
     fn end(
         &self,
         reason: Option<u32>,

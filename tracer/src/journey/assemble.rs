@@ -143,7 +143,7 @@ impl<B: Benign> Assembler<B> {
         self.now = self.now.max(event.time);
         let id = event.id;
         if let Some(&reader_expected) = self.ended.peek(&id) {
-            if reader_expected && matches!(event.what, What::Socket { .. } | What::Consume) {
+            if reader_expected && matches!(event.what, What::Socket { .. } | What::Consume { .. }) {
                 self.counts.expected_late += 1;
             } else {
                 self.counts.late += 1;
@@ -367,7 +367,7 @@ impl Making {
             self.parent = event.parent;
         }
         self.last_seen = self.last_seen.max(event.time);
-        self.end_seen |= matches!(event.what, What::Drop { .. } | What::Consume);
+        self.end_seen |= matches!(event.what, What::Drop { .. } | What::Consume { .. });
         self.events.insert(at, Seen { number, event });
         true
     }

@@ -232,11 +232,13 @@ impl Probes {
     pub fn load(request: &Request, types: Types) -> anyhow::Result<Self> {
         let Types { kernel, names, loader } = types;
         let offsets = offsets::resolve(&kernel);
-        let drop_arguments = offsets::tracepoint_arguments(&kernel, "kfree_skb").unwrap_or(0);
+        let arguments =
+            |tracepoint| offsets::tracepoint_arguments(&kernel, tracepoint).unwrap_or(0);
         let settings = Settings {
             snaplen: request.snaplen,
             capture_everywhere: request.capture_everywhere.into(),
-            drop_reasons: (drop_arguments >= 3).into(),
+            drop_reasons: (arguments("kfree_skb") >= 3).into(),
+            consume_locations: (arguments("consume_skb") >= 2).into(),
             follow_replies: 1,
             wake_bytes: (request.ring_bytes / 4).min(WAKE_BYTES),
         };

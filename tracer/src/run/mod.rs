@@ -193,7 +193,8 @@ impl<'a> Trace<'a> {
             watch,
             machine,
             assembler: Assembler::new(limits, HarmlessEnds(facts)),
-            chronicle: Chronicle::new(limits.settle_after, limits.in_flight),
+            // Those that settle need a moment more than that to come here.
+            chronicle: Chronicle::new(limits.settle_after * 3 / 2, limits.in_flight),
             sink: sink(args),
             tally: Tally::default(),
             clock: Clock { offset: monotonic_to_wall() },
