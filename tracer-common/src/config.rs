@@ -125,6 +125,9 @@ pub struct Settings {
     pub drop_reasons: u32,
     /// 1: also follow packets that answer a followed flow (learned reverse tuples).
     pub follow_replies: u32,
+    /// Waiting bytes in the ring buffer at which the user side is woken. Below it, its timer finds
+    /// them: a wake-up an event would cost more than the event.
+    pub wake_bytes: u32,
 }
 
 /// What changes while a trace runs: the one value of the map `STATE`.

@@ -93,15 +93,15 @@ pub struct Event {
     /// The packet as it is here.
     pub tuple: Tuple,
     /// What the point has to say: the struct of [`detail`] that belongs to it, else zeros.
-    pub detail: [u8; DETAIL_LEN],
+    pub detail: DetailWire,
 }
 
-/// Bytes of [`Event::detail`].
-pub const DETAIL_LEN: usize = 32;
+/// The form of [`Event::detail`]: words, for the kernel side would copy bytes one by one.
+pub type DetailWire = [u64; 4];
 
 /// What [`Event::detail`] holds, by point.
 pub mod detail {
-    use super::DETAIL_LEN;
+    use super::DetailWire;
 
     /// `drop`.
     #[repr(C)]
@@ -203,28 +203,32 @@ pub mod detail {
     /// A detail as bytes and back.
     ///
     /// # Safety
-    /// Implementors are `repr(C)`, valid for every bit pattern, and at most `DETAIL_LEN` bytes.
+    /// Implementors are `repr(C)`, valid for every bit pattern, of no greater alignment
+    /// than a word, and at most [`DetailWire`]'s size.
     pub unsafe trait Detail: Copy + Default {
         /// This detail in the form of [`Event::detail`](super::Event::detail).
         #[inline(always)]
-        fn to_wire(self) -> [u8; DETAIL_LEN] {
-            let mut wire = [0; DETAIL_LEN];
-            // SAFETY: by the trait's contract Self is at most DETAIL_LEN bytes.
-            unsafe { wire.as_mut_ptr().cast::<Self>().write_unaligned(self) };
+        fn to_wire(self) -> DetailWire {
+            let mut wire = DetailWire::default();
+            // SAFETY: by the trait's contract Self fits, and is aligned.
+            unsafe { wire.as_mut_ptr().cast::<Self>().write(self) };
             wire
         }
 
         /// The detail that these bytes hold.
         #[inline(always)]
-        fn from_wire(wire: &[u8; DETAIL_LEN]) -> Self {
-            // SAFETY: by the trait's contract every bit pattern is a Self of at most DETAIL_LEN bytes.
-            unsafe { wire.as_ptr().cast::<Self>().read_unaligned() }
+        fn from_wire(wire: &DetailWire) -> Self {
+            // SAFETY: by the trait's contract Self fits, is aligned, and every bit pattern is one.
+            unsafe { wire.as_ptr().cast::<Self>().read() }
         }
     }
 
     macro_rules! details { ($($name:ident),*) => { $(
-        const _: () = assert!(size_of::<$name>() <= DETAIL_LEN);
-        // SAFETY: `repr(C)`, integers only, and the size is asserted above.
+        const _: () = assert!(
+            size_of::<$name>() <= size_of::<DetailWire>()
+                && align_of::<$name>() <= align_of::<DetailWire>()
+        );
+        // SAFETY: `repr(C)`, integers only, and size and alignment are asserted above.
         unsafe impl Detail for $name {}
     )* } }
     details!(Drop, Netfilter, Route, Qdisc, Neigh, Socket);

@@ -1,6 +1,6 @@
 //! The layout of the kernel side's tables: followed packets and learned reverse tuples.
 
-use crate::event::{Tuple, detail::Hook};
+use crate::event::{Tuple, detail::Hook, family};
 
 /// What is known of a followed packet: a value of the map `FOLLOWED`, whose key is the address of
 /// the packet's `struct sk_buff`.
@@ -45,10 +45,110 @@ pub struct Flow {
     pub pad: u16,
 }
 
+/// Flags of TCP that receive offload sets in the segment that takes in others: FIN and PSH.
+const MERGED_FLAGS: u8 = 0x01 | 0x08;
+
+impl Followed {
+    /// Whether the packet that is now at this address can be the one that was last seen here: all
+    /// that the way through a host leaves alone is as it was. `fresh`: addresses and ports too, for
+    /// this is a place where nothing can have rewritten them unseen.
+    ///
+    /// Skb addresses are used again at once, and many packets tell nothing of themselves but
+    /// addresses and ports (UDP that must not be fragmented has the identification 0).
+    #[inline(always)]
+    pub fn is(&self, now: &Tuple, fresh: bool) -> bool {
+        let before = &self.tuple;
+        let merged = if now.proto == 6 { MERGED_FLAGS } else { 0 };
+        let rewritable =
+            (!fresh || self.hook.in_hook != 0) && matches!(now.family, family::IPV4 | family::IPV6);
+        before.family == now.family
+            && before.proto == now.proto
+            && before.ip_id == now.ip_id
+            && before.seq == now.seq
+            && before.ack == now.ack
+            && before.l4_kind | merged == now.l4_kind | merged
+            && before.l4_code == now.l4_code
+            && before.later_fragment == now.later_fragment
+            && now.ttl <= before.ttl
+            && (rewritable || has_same_ends(before, now))
+    }
+}
+
+/// Whether addresses and ports are the same.
+#[inline(always)]
+pub fn has_same_ends(a: &Tuple, b: &Tuple) -> bool {
+    a.src == b.src && a.dst == b.dst && a.sport == b.sport && a.dport == b.dport
+}
+
 #[cfg(feature = "user")]
 mod pod {
     // SAFETY: `repr(C)`, integers only, every bit pattern valid.
     unsafe impl aya::Pod for super::Followed {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::Flow {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const UDP: u8 = 17;
+    const TCP: u8 = 6;
+
+    fn packet(proto: u8) -> Tuple {
+        Tuple {
+            src: [1; 16],
+            dst: [2; 16],
+            sport: 1000,
+            dport: 53,
+            family: family::IPV4,
+            proto,
+            ttl: 64,
+            ..Tuple::default()
+        }
+    }
+
+    fn followed(tuple: Tuple) -> Followed {
+        Followed { id: 1, tuple, ..Followed::default() }
+    }
+
+    #[test]
+    fn datagrams_without_an_identification_are_told_apart_by_their_ends() {
+        let before = followed(packet(UDP));
+        let other = Tuple { dst: [3; 16], ..packet(UDP) };
+        assert!(before.is(&packet(UDP), true));
+        assert!(!before.is(&other, true), "another packet at the same address");
+        assert!(before.is(&other, false), "may have been rewritten on the way");
+    }
+
+    #[test]
+    fn a_hook_that_was_not_left_may_have_rewritten_it() {
+        let in_hook = Hook { in_hook: 1, ..Hook::default() };
+        let before = Followed { hook: in_hook, ..followed(packet(UDP)) };
+        assert!(before.is(&Tuple { dst: [3; 16], ..packet(UDP) }, true));
+    }
+
+    #[test]
+    fn receive_offload_does_not_make_another_packet() {
+        let before = followed(Tuple { l4_kind: 0x10, seq: 7, ..packet(TCP) });
+        let merged = Tuple { l4_kind: 0x19, seq: 7, ..packet(TCP) };
+        assert!(before.is(&merged, true));
+        assert!(!before.is(&Tuple { seq: 8, ..merged }, true));
+        assert!(!before.is(&Tuple { l4_kind: 0x14, ..merged }, true), "a reset");
+    }
+
+    #[test]
+    fn a_hop_limit_only_falls() {
+        let before = followed(packet(TCP));
+        assert!(before.is(&Tuple { ttl: 63, ..packet(TCP) }, true));
+        assert!(!before.is(&Tuple { ttl: 65, ..packet(TCP) }, true));
+    }
+
+    #[test]
+    fn nothing_rewrites_arp() {
+        let question = Tuple { family: family::ARP, ..packet(0) };
+        let before = followed(question);
+        assert!(before.is(&question, false));
+        assert!(!before.is(&Tuple { dst: [9; 16], ..question }, false));
+    }
 }

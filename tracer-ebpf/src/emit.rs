@@ -5,7 +5,7 @@ use aya_ebpf::{
     helpers::{bpf_get_smp_processor_id, bpf_ktime_get_ns},
 };
 use tracer_common::{
-    event::{DETAIL_LEN, Event, Loss, flags},
+    event::{DetailWire, Event, Loss, flags},
     point::Point,
 };
 
@@ -13,10 +13,6 @@ use crate::{
     globals::{EVENTS, count, setting},
     track::{Sighting, Source},
 };
-
-/// Waiting bytes above which the user side is woken at once. Below it, its timer finds them: a
-/// wake-up an event would cost more than the event.
-const WATERMARK: u64 = 256 << 10;
 
 /// Size classes of captured bytes: `reserve` wants constants.
 const SMALL: usize = 128;
@@ -30,14 +26,14 @@ pub struct Report {
     /// Bits of [`flags`] beyond those that the sighting gives.
     pub flags: u8,
     /// The point's detail.
-    pub detail: [u8; DETAIL_LEN],
+    pub detail: DetailWire,
 }
 
 impl Report {
     /// Of a point with nothing more to say.
     #[inline(always)]
     pub fn plain(point: Point) -> Self {
-        Self { point, flags: 0, detail: [0; DETAIL_LEN] }
+        Self { point, flags: 0, detail: [0; 4] }
     }
 }
 
@@ -126,7 +122,7 @@ fn send<S: Capture, const N: usize>(
         (*e).captured = captured;
         (*e).link_header = link_header as u8;
     }
-    let wake = if EVENTS.query(u64::from(BPF_RB_AVAIL_DATA)) >= WATERMARK {
+    let wake = if EVENTS.query(u64::from(BPF_RB_AVAIL_DATA)) >= u64::from(setting!(wake_bytes)) {
         BPF_RB_FORCE_WAKEUP
     } else {
         BPF_RB_NO_WAKEUP

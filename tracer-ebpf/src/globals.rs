@@ -19,8 +19,13 @@ pub static OFFSETS: Offsets = Offsets::ABSENT;
 
 /// Settings of this trace.
 #[unsafe(no_mangle)]
-pub static SETTINGS: Settings =
-    Settings { snaplen: 0, capture_everywhere: 0, drop_reasons: 0, follow_replies: 0 };
+pub static SETTINGS: Settings = Settings {
+    snaplen: 0,
+    capture_everywhere: 0,
+    drop_reasons: 0,
+    follow_replies: 0,
+    wake_bytes: 0,
+};
 
 /// Which packets to follow.
 #[unsafe(no_mangle)]
@@ -68,9 +73,19 @@ pub static LEARNED: HashMap<Flow, u64> = HashMap::with_max_entries(16_384, 0);
 #[map]
 pub static LOST: PerCpuArray<u64> = PerCpuArray::with_max_entries(Loss::COUNT, 0);
 
-/// The skb that this CPU is taking through a part of the stack whose tracepoints name no skb; or 0.
+/// What a CPU is taking through a part of the stack whose tracepoints name no skb.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Current {
+    /// The skb; 0 for none that is followed.
+    pub skb: u64,
+    /// 1: it is past its routing decision.
+    pub leaving: u64,
+}
+
+/// What each CPU is handling.
 #[map]
-pub static CURRENT: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+pub static CURRENT: PerCpuArray<Current> = PerCpuArray::with_max_entries(1, 0);
 
 /// Counts one loss.
 #[inline(always)]

@@ -7,6 +7,23 @@ use tracer_common::{
 
 use crate::skb::read_into;
 
+/// How the bytes of a packet are read: their addresses are what the reader takes them for.
+pub trait Bytes: Copy {
+    /// Reads `N` bytes; false when they cannot be read.
+    fn read<const N: usize>(self, from: u64, into: &mut [u8; N]) -> bool;
+}
+
+/// Addresses are those of kernel memory.
+#[derive(Clone, Copy)]
+pub struct Memory;
+
+impl Bytes for Memory {
+    #[inline(always)]
+    fn read<const N: usize>(self, from: u64, into: &mut [u8; N]) -> bool {
+        read_into(from, into)
+    }
+}
+
 const ETH_P_IP: u16 = 0x0800;
 const ETH_P_ARP: u16 = 0x0806;
 const ETH_P_IPV6: u16 = 0x86dd;
@@ -17,12 +34,13 @@ const TCP: u8 = 6;
 const ICMP: u8 = 1;
 const ICMPV6: u8 = 58;
 
-/// Where the headers of a packet lie in kernel memory.
+/// Where the headers of a packet lie.
 #[derive(Clone, Copy)]
 pub struct Headers {
     /// The Ethernet header, where there is one.
     pub ethernet: Option<u64>,
-    /// The network header; where `protocol` is a VLAN's, the Ethernet header tells better.
+    /// The network header, 0 where it is not known; where `protocol` is a VLAN's, the Ethernet
+    /// header tells better.
     pub network: u64,
     /// The first address behind the linear part.
     pub end: u64,
@@ -33,26 +51,31 @@ pub struct Headers {
 impl Headers {
     /// The link-layer addresses.
     #[inline(always)]
-    pub fn macs(&self) -> Option<Macs> {
+    pub fn macs(&self, bytes_of: impl Bytes) -> Option<Macs> {
         let mut bytes = [0; 12];
         let at = self.ethernet?;
-        if !read_into(at, &mut bytes) {
+        if !bytes_of.read(at, &mut bytes) {
             return None;
         }
         let [a, b, c, d, e, f, g, h, i, j, k, l] = bytes;
         Some(Macs { dst: [a, b, c, d, e, f], src: [g, h, i, j, k, l] })
     }
 
-    /// Fills `tuple`, which is all zeros; false when the headers are not all there.
+    /// Fills `tuple`; false when the headers are not all there.
     #[inline(always)]
-    pub fn parse(mut self, tuple: &mut Tuple) -> bool {
-        if is_vlan(self.protocol) && !self.skip_vlan() {
+    pub fn parse(self, bytes: impl Bytes, tuple: &mut Tuple) -> bool {
+        parse(bytes, &self, tuple)
+    }
+
+    #[inline(always)]
+    fn find_and_read(mut self, bytes: impl Bytes, tuple: &mut Tuple) -> bool {
+        if (is_vlan(self.protocol) || self.network == 0) && !self.skip_vlan(bytes) {
             return false;
         }
         match self.protocol {
-            ETH_P_IP => ipv4(&self, tuple),
-            ETH_P_IPV6 => ipv6(&self, tuple),
-            ETH_P_ARP => arp(&self, tuple),
+            ETH_P_IP => ipv4(bytes, &self, tuple),
+            ETH_P_IPV6 => ipv6(bytes, &self, tuple),
+            ETH_P_ARP => arp(bytes, &self, tuple),
             _ => true,
         }
     }
@@ -60,11 +83,11 @@ impl Headers {
     /// Walks up to two tags from the Ethernet header: on the way in the network header is the tag,
     /// on the way out it is what follows, but behind the Ethernet header it is the same.
     #[inline(always)]
-    fn skip_vlan(&mut self) -> bool {
+    fn skip_vlan(&mut self, bytes_of: impl Bytes) -> bool {
         let Some(ethernet) = self.ethernet else { return false };
         let mut bytes = [0; 10];
         // The outer ethertype, tag, inner ethertype, tag, ethertype.
-        if !read_into(ethernet + 12, &mut bytes) {
+        if !bytes_of.read(ethernet + 12, &mut bytes) {
             return false;
         }
         let [a, b, _, _, c, d, _, _, e, f] = bytes;
@@ -86,10 +109,26 @@ impl Headers {
 
 // The parsers are BPF subprograms, for each has its own stack: a program's is 512 bytes in all.
 
+/// What a packet's headers say reaches the caller by one copy that a helper makes. The verifier then
+/// knows nothing of it, and checks what follows once, not once for each way through the parsers.
 #[inline(never)]
-fn ipv4(headers: &Headers, tuple: &mut Tuple) -> bool {
+fn parse<B: Bytes>(bytes: B, headers: &Headers, tuple: &mut Tuple) -> bool {
+    let mut own = Tuple::default();
+    let parsed = headers.find_and_read(bytes, &mut own);
+    let from = (&raw const own) as u64;
+    // SAFETY: a `Tuple` is integers without padding: as many bytes.
+    let into: &mut [u8; size_of::<Tuple>()] = unsafe { &mut *(&raw mut *tuple).cast() };
+    read_into(core::hint::black_box(from), into) && parsed
+}
+
+#[inline(never)]
+fn ipv4<B: Bytes>(bytes: B, headers: &Headers, tuple: &mut Tuple) -> bool {
     let mut ip = [0; 20];
-    if headers.network + 20 > headers.end || !read_into(headers.network, &mut ip) {
+    if headers.network + 20 > headers.end || !bytes.read(headers.network, &mut ip) {
+        return false;
+    }
+    let header = u64::from(ip[0] & 0x0f) * 4;
+    if ip[0] >> 4 != 4 || header < 20 {
         return false;
     }
     tuple.family = family::IPV4;
@@ -102,14 +141,21 @@ fn ipv4(headers: &Headers, tuple: &mut Tuple) -> bool {
         tuple.later_fragment = 1;
         return true;
     }
-    transport(headers.network + u64::from(ip[0] & 0x0f) * 4, headers.end, tuple);
+    // Behind the packet there may be padding. 0 is a segment larger than the field can say.
+    let total = u64::from(u16::from_be_bytes([ip[2], ip[3]]));
+    let end = headers.network + total;
+    let end = if total != 0 && end < headers.end { end } else { headers.end };
+    transport(bytes, headers.network + header, end, tuple);
     true
 }
 
 #[inline(never)]
-fn ipv6(headers: &Headers, tuple: &mut Tuple) -> bool {
+fn ipv6<B: Bytes>(bytes: B, headers: &Headers, tuple: &mut Tuple) -> bool {
     let mut ip = [0; 40];
-    if headers.network + 40 > headers.end || !read_into(headers.network, &mut ip) {
+    if headers.network + 40 > headers.end || !bytes.read(headers.network, &mut ip) {
+        return false;
+    }
+    if ip[0] >> 4 != 6 {
         return false;
     }
     tuple.family = family::IPV6;
@@ -123,14 +169,15 @@ fn ipv6(headers: &Headers, tuple: &mut Tuple) -> bool {
     tuple.ip_id = u16::from_be_bytes([ip[2], ip[3]]);
     let mut at = headers.network + 40;
     let mut next = ip[6];
-    // Hop-by-hop, routing, destination options, fragment: real packets carry at most a few.
+    // Hop-by-hop, routing, fragment, authentication, destination options: real packets carry at
+    // most a few.
     let mut seen = 0;
     while seen < 4 {
         let mut extension = [0; 8];
-        if !matches!(next, 0 | 43 | 44 | 60) {
+        if !matches!(next, 0 | 43 | 44 | 51 | 60) {
             break;
         }
-        if at + 8 > headers.end || !read_into(at, &mut extension) {
+        if at + 8 > headers.end || !bytes.read(at, &mut extension) {
             break;
         }
         if next == 44 {
@@ -138,6 +185,8 @@ fn ipv6(headers: &Headers, tuple: &mut Tuple) -> bool {
                 tuple.later_fragment = 1;
             }
             at += 8;
+        } else if next == 51 {
+            at += 8 + u64::from(extension[1]) * 4;
         } else {
             at += 8 + u64::from(extension[1]) * 8;
         }
@@ -146,16 +195,16 @@ fn ipv6(headers: &Headers, tuple: &mut Tuple) -> bool {
     }
     tuple.proto = next;
     if tuple.later_fragment == 0 {
-        transport(at, headers.end, tuple);
+        transport(bytes, at, headers.end, tuple);
     }
     true
 }
 
 /// Ports, sequence numbers, ICMP fields. Left 0 where the header is not (wholly) there.
 #[inline(always)]
-fn transport(at: u64, end: u64, tuple: &mut Tuple) {
+fn transport(bytes: impl Bytes, at: u64, end: u64, tuple: &mut Tuple) {
     let mut first = [0; 8];
-    if at + 8 > end || !read_into(at, &mut first) {
+    if at + 8 > end || !bytes.read(at, &mut first) {
         return;
     }
     if matches!(tuple.proto, ICMP | ICMPV6) {
@@ -177,7 +226,7 @@ fn transport(at: u64, end: u64, tuple: &mut Tuple) {
         tuple.dport = u16::from_be_bytes([first[2], first[3]]);
     }
     let mut rest = [0; 8];
-    if tuple.proto == TCP && at + 16 <= end && read_into(at + 8, &mut rest) {
+    if tuple.proto == TCP && at + 16 <= end && bytes.read(at + 8, &mut rest) {
         tuple.seq = u32::from_be_bytes([first[4], first[5], first[6], first[7]]);
         tuple.ack = u32::from_be_bytes([rest[0], rest[1], rest[2], rest[3]]);
         tuple.l4_kind = rest[5];
@@ -186,10 +235,10 @@ fn transport(at: u64, end: u64, tuple: &mut Tuple) {
 
 /// ARP for IPv4 over Ethernet; other kinds keep only their family.
 #[inline(never)]
-fn arp(headers: &Headers, tuple: &mut Tuple) -> bool {
+fn arp<B: Bytes>(bytes: B, headers: &Headers, tuple: &mut Tuple) -> bool {
     let mut arp = [0; 28];
     tuple.family = family::ARP;
-    if headers.network + 28 > headers.end || !read_into(headers.network, &mut arp) {
+    if headers.network + 28 > headers.end || !bytes.read(headers.network, &mut arp) {
         return false;
     }
     tuple.l4_kind = arp[7];

@@ -106,11 +106,26 @@ impl<A: Access> Skb<A> {
         self.data() + u64::from(self.len().wrapping_sub(paged))
     }
 
-    /// Where the network header begins.
+    /// Where the network header begins; 0 when that was never said (an skb fresh from a driver).
     #[inline(always)]
     pub fn network_header(self) -> Address {
         let from_head: u16 = A::read(self.at, offset!(skb_network_header));
+        if from_head == 0 {
+            return 0;
+        }
         A::read::<Address>(self.at, offset!(skb_head)) + u64::from(from_head)
+    }
+
+    /// Where the link-layer and the network header begin, from the buffer's start. They are
+    /// neighbours in the struct: one read where that holds.
+    #[inline(always)]
+    pub fn header_offsets(self) -> (u16, u16) {
+        let (link, network) = (offset!(skb_mac_header), offset!(skb_network_header));
+        if link == network.wrapping_add(2) {
+            let [a, b, c, d] = A::read::<[u8; 4]>(self.at, network);
+            return (u16::from_ne_bytes([c, d]), u16::from_ne_bytes([a, b]));
+        }
+        (A::read(self.at, link), A::read(self.at, network))
     }
 
     /// Where the link-layer header begins, when there is one and the device is Ethernet.

@@ -9,12 +9,12 @@ use tracer_common::{
     config::State,
     event::{Loss, Tuple, family},
     filter::{Filter, has_ports},
-    track::{Flow, Followed},
+    track::{Flow, Followed, has_same_ends},
 };
 
 use crate::{
-    globals::{CURRENT, FOLLOWED, LEARNED, count, filter, setting, state},
-    packet::Headers,
+    globals::{CURRENT, Current, FOLLOWED, LEARNED, count, filter, setting, state},
+    packet::{Bytes, Headers},
     skb::{Access as _, Probe, offset},
 };
 
@@ -42,6 +42,8 @@ pub trait Source {
     fn ifindex(&self) -> u32;
     /// Inode of the namespace where it is; 0 when it cannot be told here.
     fn netns(&self) -> u32;
+    /// How its bytes are read.
+    fn bytes(&self) -> impl Bytes;
     /// Where its headers lie.
     fn headers(&self) -> Headers;
 }
@@ -73,96 +75,125 @@ pub fn known(address: u64) -> Option<Sighting> {
     FOLLOWED.get_ptr_mut(&address).map(Sighting::known)
 }
 
+/// Where a packet is met.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum At {
+    /// On its way: what was followed before may have been rewritten since.
+    Way,
+    /// Sent by a task or received by a device: nothing has rewritten it unseen.
+    Fresh,
+    /// At its end.
+    End,
+}
+
 /// A packet at a point where a life can begin: known, or one to follow from now on.
 #[inline(always)]
-pub fn known_or_begun<S: Source>(source: &S) -> Option<Sighting> {
+pub fn known_or_begun<S: Source>(source: &S, at: At) -> Option<Sighting> {
     let address = source.address();
+    let entry = FOLLOWED.get_ptr_mut(&address);
+    let chance = match entry {
+        Some(_) => None,
+        None => Some(Chance::of(source)?),
+    };
     let mut fresh = Followed::default();
-    let mut parsed = false;
-    if let Some(followed) = FOLLOWED.get_ptr_mut(&address) {
-        parsed = source.headers().parse(&mut fresh.tuple);
+    let parsed = source.headers().parse(source.bytes(), &mut fresh.tuple);
+    if let Some(followed) = entry {
         // SAFETY: a live map value; only the CPU that handles the packet touches it.
         let known = unsafe { &mut *followed };
-        if known.delivered == 0 && (!parsed || is_same(&known.tuple, &fresh.tuple)) {
+        let alive = known.delivered == 0 || at == At::End;
+        if parsed && alive && known.is(&fresh.tuple, at == At::Fresh) {
             let mut sighting = Sighting::known(followed);
-            if parsed {
+            if at != At::End {
                 sighting.rewritten = take_rewritten(known, &fresh.tuple);
-                known.tuple = fresh.tuple;
             }
             return Some(sighting);
         }
         // Another packet's memory by now.
         let _ = FOLLOWED.remove(&address);
-    }
-    begin(source, parsed, fresh)
-}
-
-/// A packet at its end: known and still itself, or one that matches and was not seen before.
-#[inline(always)]
-pub fn known_or_begun_at_end<S: Source>(source: &S, may_begin: bool) -> Option<Sighting> {
-    let address = source.address();
-    let mut fresh = Followed::default();
-    if let Some(followed) = FOLLOWED.get_ptr_mut(&address) {
-        // SAFETY: as in `known_or_begun`.
-        let known = unsafe { &mut *followed };
-        if known.delivered == 0
-            || (source.headers().parse(&mut fresh.tuple) && is_same(&known.tuple, &fresh.tuple))
-        {
-            return Some(Sighting::known(followed));
+        // What dies where another one was has passed no point before: none of ours.
+        if at == At::End {
+            return None;
         }
-        let _ = FOLLOWED.remove(&address);
+    }
+    if !parsed {
         return None;
     }
-    if may_begin { begin(source, false, fresh) } else { None }
+    let chance = match chance {
+        Some(chance) => chance,
+        None => Chance::of(source)?,
+    };
+    begin(source, chance, fresh)
+}
+
+/// A packet that is followed, if what is at its address is still itself. For points that other
+/// packets pass too which never came by a point where a life begins: those of other families of
+/// sockets.
+#[inline(always)]
+pub fn known_itself<S: Source>(source: &S) -> Option<Sighting> {
+    let address = source.address();
+    let followed = FOLLOWED.get_ptr_mut(&address)?;
+    let mut tuple = Tuple::default();
+    // SAFETY: as in `known_or_begun`.
+    let known = unsafe { &*followed };
+    if source.headers().parse(source.bytes(), &mut tuple) && known.is(&tuple, false) {
+        return Some(Sighting::known(followed));
+    }
+    let _ = FOLLOWED.remove(&address);
+    None
 }
 
 /// Parses the packet again; true when its addresses or ports are others than before.
 #[inline(always)]
 pub fn reparse<S: Source>(source: &S, known: &mut Followed) -> bool {
     let mut tuple = Tuple::default();
-    source.headers().parse(&mut tuple) && take_rewritten(known, &tuple)
+    source.headers().parse(source.bytes(), &mut tuple) && take_rewritten(known, &tuple)
 }
 
-/// Takes over addresses and ports that NAT has rewritten; whether there were any.
+/// Takes over what a hook or a program has rewritten; whether addresses or ports were.
 #[inline(always)]
 fn take_rewritten(known: &mut Followed, now: &Tuple) -> bool {
-    let before = &known.tuple;
-    if before.src == now.src
-        && before.dst == now.dst
-        && before.sport == now.sport
-        && before.dport == now.dport
-    {
-        return false;
+    let rewritten = !has_same_ends(&known.tuple, now);
+    if rewritten && setting!(follow_replies) != 0 {
+        learn(&known.tuple, now);
     }
     known.tuple = *now;
-    if setting!(follow_replies) != 0 {
-        learn(&known.tuple);
-    }
-    true
+    rewritten
 }
 
-/// Follows the packet from here on, if it matches. `fresh.tuple` holds it when `parsed`.
+/// Why a packet that is not known might be followed, before it is parsed.
+#[derive(Clone, Copy)]
+struct Chance {
+    /// It is where packets are to be followed from.
+    placed: bool,
+    /// It may answer a followed flow.
+    answers: bool,
+}
+
+impl Chance {
+    /// `None`: there is none.
+    #[inline(always)]
+    fn of<S: Source>(source: &S) -> Option<Self> {
+        // SAFETY: a live map value of integers.
+        let State { armed, learned } = unsafe { *state()? };
+        if armed == 0 {
+            return None;
+        }
+        let filter = filter();
+        let placed = (filter.netns.is_empty() && filter.iface.is_empty())
+            || filter.matches_place(source.netns(), source.ifindex());
+        let answers = setting!(follow_replies) != 0 && learned != 0;
+        (placed || answers).then_some(Self { placed, answers })
+    }
+}
+
+/// Follows the packet in `fresh.tuple` from here on, if it matches.
 #[inline(always)]
-fn begin<S: Source>(source: &S, parsed: bool, mut fresh: Followed) -> Option<Sighting> {
-    // SAFETY: a live map value of integers.
-    let State { armed, learned: replies } = unsafe { *state()? };
-    if armed == 0 {
-        return None;
-    }
+fn begin<S: Source>(source: &S, chance: Chance, mut fresh: Followed) -> Option<Sighting> {
     let filter = filter();
-    let placed = (filter.netns.is_empty() && filter.iface.is_empty())
-        || filter.matches_place(source.netns(), source.ifindex());
-    let answers = setting!(follow_replies) != 0 && replies != 0;
-    if !placed && !answers {
-        return None;
-    }
-    if !parsed && !source.headers().parse(&mut fresh.tuple) {
-        return None;
-    }
-    let matches = placed
+    let matches = chance.placed
         && matches_packet(filter, &fresh.tuple)
-        && (filter.mac.is_empty() || filter.matches_macs(source.headers().macs()));
-    let learned = !matches && answers && is_answer(&fresh.tuple);
+        && (filter.mac.is_empty() || filter.matches_macs(source.headers().macs(source.bytes())));
+    let learned = !matches && chance.answers && is_answer(&fresh.tuple);
     if !matches && !learned {
         return None;
     }
@@ -174,26 +205,14 @@ fn begin<S: Source>(source: &S, parsed: bool, mut fresh: Followed) -> Option<Sig
         return None;
     }
     let followed = FOLLOWED.get_ptr_mut(&address)?;
-    Some(Sighting { followed, begin: true, learned, parent: parent(address), rewritten: false })
+    let parent = parent(address, &fresh.tuple);
+    Some(Sighting { followed, begin: true, learned, parent, rewritten: false })
 }
 
 /// A BPF subprogram: it is long, and many points end in it.
 #[inline(never)]
 fn matches_packet(filter: &Filter, tuple: &Tuple) -> bool {
     filter.matches_packet(tuple)
-}
-
-/// Whether two sightings are of one packet: all that the way through a host leaves alone.
-#[inline(always)]
-fn is_same(before: &Tuple, now: &Tuple) -> bool {
-    before.family == now.family
-        && before.proto == now.proto
-        && before.ip_id == now.ip_id
-        && before.seq == now.seq
-        && before.ack == now.ack
-        && before.l4_kind == now.l4_kind
-        && before.later_fragment == now.later_fragment
-        && now.ttl <= before.ttl
 }
 
 /// Unique for the trace: the time in the upper bits, the CPU in the lower 12. One CPU cannot begin
@@ -208,7 +227,7 @@ fn next_id() -> u64 {
 /// The id of the followed packet that this CPU is handling, if the skb at `address` shares its
 /// bytes: then it is a clone of it. Clones are made while their original is being handled.
 #[inline(always)]
-fn parent(address: u64) -> u64 {
+fn parent(address: u64, tuple: &Tuple) -> u64 {
     let Some(current) = current() else { return 0 };
     if current == address {
         return 0;
@@ -220,18 +239,39 @@ fn parent(address: u64) -> u64 {
         return 0;
     }
     // SAFETY: a live map value.
-    unsafe { (*known).id }
+    let known = unsafe { &*known };
+    // The original may be long gone, and both its memories another's.
+    if known.is(tuple, false) { known.id } else { 0 }
 }
 
-/// Remembers what an answer to a packet with this (rewritten) tuple will carry.
+/// Remembers what an answer to a packet will carry that was `before` and left as `now`, if that
+/// answer is to be followed: it would be, were there no NAT.
 #[inline(never)]
-fn learn(tuple: &Tuple) {
-    if !matches!(tuple.family, family::IPV4 | family::IPV6) {
+fn learn(before: &Tuple, now: &Tuple) {
+    if !matches!(now.family, family::IPV4 | family::IPV6) {
+        return;
+    }
+    let undone = answering(before);
+    let answer = Tuple {
+        src: undone.src,
+        dst: undone.dst,
+        sport: undone.sport,
+        dport: undone.dport,
+        family: undone.family,
+        proto: undone.proto,
+        ..Tuple::default()
+    };
+    // The second condition: it was rewritten before, and that answer is followed.
+    if !matches_packet(filter(), &answer) && LEARNED.get_ptr(&undone).is_none() {
         return;
     }
     // SAFETY: no preconditions.
-    let now = unsafe { bpf_ktime_get_ns() };
-    if LEARNED.insert(&answering(tuple), &now, 0).is_err() {
+    let time = unsafe { bpf_ktime_get_ns() };
+    let key = answering(now);
+    if let Some(last_seen) = LEARNED.get_ptr_mut(&key) {
+        // SAFETY: a live map value; racing writers all write about now.
+        unsafe { *last_seen = time };
+    } else if LEARNED.insert(&key, &time, 0).is_err() {
         count(Loss::LearnedFull);
     } else if let Some(state) = state() {
         // SAFETY: a live map value; it only ever goes from 0 to 1.
@@ -248,26 +288,59 @@ fn is_answer(tuple: &Tuple) -> bool {
     true
 }
 
-/// The skb that this CPU takes through a part of the stack whose tracepoints name no skb.
 #[inline(always)]
-pub fn current() -> Option<u64> {
-    // SAFETY: this CPU's slot.
-    CURRENT.get_ptr(0).map(|slot| unsafe { *slot }).filter(|skb| *skb != 0)
+fn slot() -> Option<*mut Current> {
+    CURRENT.get_ptr_mut(0)
 }
 
-/// This CPU now handles the skb at `address`; 0 for one that is not followed.
 #[inline(always)]
-pub fn set_current(address: u64) {
-    if let Some(slot) = CURRENT.get_ptr_mut(0) {
+fn read_slot() -> Current {
+    // SAFETY: this CPU's slot.
+    slot().map_or(Current { skb: 0, leaving: 0 }, |slot| unsafe { *slot })
+}
+
+/// The skb that this CPU is handling.
+#[inline(always)]
+fn current() -> Option<u64> {
+    Some(read_slot().skb).filter(|skb| *skb != 0)
+}
+
+/// The skb that this CPU takes from its reception to its routing decision.
+#[inline(always)]
+pub fn arriving() -> Option<u64> {
+    let slot = read_slot();
+    (slot.skb != 0 && slot.leaving == 0).then_some(slot.skb)
+}
+
+/// The skb that this CPU takes from its routing decision to its device.
+#[inline(always)]
+pub fn leaving() -> Option<u64> {
+    let slot = read_slot();
+    (slot.skb != 0 && slot.leaving != 0).then_some(slot.skb)
+}
+
+/// This CPU now handles the skb at `address`, which arrives; 0 for one that is not followed.
+#[inline(always)]
+pub fn set_arriving(address: u64) {
+    if let Some(slot) = slot() {
         // SAFETY: this CPU's slot.
-        unsafe { *slot = address };
+        unsafe { *slot = Current { skb: address, leaving: 0 } };
     }
 }
 
-/// This CPU is done with the skb at `address` as [`current`].
+/// This CPU now handles the skb at `address`, which leaves.
+#[inline(always)]
+pub fn set_leaving(address: u64) {
+    if let Some(slot) = slot() {
+        // SAFETY: this CPU's slot.
+        unsafe { *slot = Current { skb: address, leaving: 1 } };
+    }
+}
+
+/// This CPU is done with the skb at `address`.
 #[inline(always)]
 pub fn clear_current(address: u64) {
     if current() == Some(address) {
-        set_current(0);
+        set_arriving(0);
     }
 }

@@ -7,14 +7,14 @@ use super::Packet;
 use crate::{
     emit::{Report, emit},
     skb::{Dev, Direct, Skb},
-    track::{clear_current, known, known_or_begun, set_current},
+    track::{At, clear_current, known, known_or_begun, set_arriving},
 };
 
 /// tp_btf `net_dev_queue(skb)`: `__dev_queue_xmit`, behind tc egress.
 #[inline(always)]
 pub fn queue(ctx: &BtfTracePointContext) {
     let packet = Packet::on_its_device(Skb::<Direct>::new(ctx.arg(0)));
-    if let Some(sighting) = known_or_begun(&packet) {
+    if let Some(sighting) = known_or_begun(&packet, At::Way) {
         clear_current(packet.skb.address());
         emit(&packet, &sighting, &Report::plain(Point::DevQueue));
     }
@@ -36,11 +36,11 @@ pub fn xmit(ctx: &BtfTracePointContext) {
 #[inline(always)]
 pub fn receive(ctx: &BtfTracePointContext) {
     let packet = Packet { arriving: true, ..Packet::on_its_device(Skb::<Direct>::new(ctx.arg(0))) };
-    let Some(sighting) = known_or_begun(&packet) else {
-        set_current(0);
+    let Some(sighting) = known_or_begun(&packet, At::Fresh) else {
+        set_arriving(0);
         return;
     };
-    set_current(packet.skb.address());
+    set_arriving(packet.skb.address());
     // SAFETY: a live map value; only the CPU that handles the packet touches it.
     unsafe { (*sighting.followed).hook = Hook { in_hook: 0, hook: 0, pf: 0, passed: 0 } };
     emit(&packet, &sighting, &Report::plain(Point::DevReceive));

@@ -11,7 +11,7 @@ use crate::{
     emit::{Report, emit},
     globals::{FOLLOWED, setting},
     skb::{Direct, Skb},
-    track::{clear_current, known, known_or_begun_at_end},
+    track::{At, clear_current, known_itself, known_or_begun},
 };
 
 /// tp_btf `kfree_skb(skb, location[, reason[, rx_sk]])`.
@@ -20,7 +20,8 @@ pub fn drop(ctx: &BtfTracePointContext) {
     let packet = Packet::on_its_device(Skb::<Direct>::new(ctx.arg(0)));
     // Packets in a socket's queue have no device: what happens to them there begins no journey.
     let may_begin = packet.ifindex != 0;
-    let Some(sighting) = known_or_begun_at_end(&packet, may_begin) else { return };
+    let sighting = if may_begin { known_or_begun(&packet, At::End) } else { known_itself(&packet) };
+    let Some(sighting) = sighting else { return };
     let location = ctx.arg::<*const u8>(1) as u64;
     let reason = if setting!(drop_reasons) != 0 { ctx.arg::<u32>(2) } else { 0 };
     // SAFETY: a live map value; only the CPU that handles the packet touches it.
@@ -33,10 +34,10 @@ pub fn drop(ctx: &BtfTracePointContext) {
 /// tp_btf `consume_skb(skb[, location])`.
 #[inline(always)]
 pub fn consume(ctx: &BtfTracePointContext) {
-    let skb = Skb::<Direct>::new(ctx.arg(0));
-    let Some(sighting) = known(skb.address()) else { return };
-    emit(&Packet::on_its_device(skb), &sighting, &Report::plain(Point::Consume));
-    forget(skb.address());
+    let packet = Packet::on_its_device(Skb::<Direct>::new(ctx.arg(0)));
+    let Some(sighting) = known_itself(&packet) else { return };
+    emit(&packet, &sighting, &Report::plain(Point::Consume));
+    forget(packet.skb.address());
 }
 
 #[inline(always)]

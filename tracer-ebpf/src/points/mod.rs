@@ -15,7 +15,7 @@ use tracer_common::point::Point;
 
 use crate::{
     emit::{Capture, Report, emit},
-    packet::Headers,
+    packet::{Bytes, Headers, Memory},
     skb::{Access, Skb},
     track::{Source, known},
 };
@@ -37,8 +37,20 @@ impl<A: Access> Packet<A> {
     #[inline(always)]
     fn on_its_device(skb: Skb<A>) -> Self {
         let dev = skb.dev();
-        Self { skb, ifindex: dev.ifindex(), netns: dev.netns(), arriving: false }
+        let netns = dev.netns();
+        // In queues of sockets and of fragments, something else stands where the device was.
+        if !is_namespace(netns) {
+            return Self { skb, ifindex: 0, netns: 0, arriving: false };
+        }
+        Self { skb, ifindex: dev.ifindex(), netns, arriving: false }
     }
+}
+
+/// Whether this can be a namespace's inode: they are numbered from `PROC_DYNAMIC_FIRST`, those that
+/// every boot has right below it.
+#[inline(always)]
+fn is_namespace(inode: u32) -> bool {
+    inode >= 0xefff_ff00
 }
 
 impl<A: Access> Source for Packet<A> {
@@ -60,6 +72,11 @@ impl<A: Access> Source for Packet<A> {
     #[inline(always)]
     fn netns(&self) -> u32 {
         self.netns
+    }
+
+    #[inline(always)]
+    fn bytes(&self) -> impl Bytes {
+        Memory
     }
 
     #[inline(always)]

@@ -11,7 +11,7 @@ use tracer_common::{
 use super::{Packet, report_known};
 use crate::{
     skb::{Access as _, Dev, Direct, Pointer, Probe, Skb, offset, read_into},
-    track::{current, known},
+    track::{known, leaving},
 };
 
 /// `NUD_CONNECTED` (permanent, noarp, reachable), probe, stale and delay: the address is known.
@@ -21,7 +21,7 @@ const NUD_VALID: u8 = 0x80 | 0x40 | 0x02 | 0x10 | 0x04 | 0x08;
 /// known to be reachable.
 #[inline(always)]
 pub fn event_send(ctx: &BtfTracePointContext) {
-    let Some(skb) = current() else { return };
+    let Some(skb) = leaving() else { return };
     let neigh: *const u8 = ctx.arg(0);
     if !is_next_hop(skb, neigh) {
         return;

@@ -20,7 +20,7 @@ use super::Packet;
 use crate::{
     emit::{Report, emit},
     skb::{Access as _, Dev, Direct, Net, Pointer, Skb, offset},
-    track::{clear_current, known, known_or_begun, reparse, set_current},
+    track::{At, clear_current, known, known_or_begun, reparse, set_leaving},
 };
 
 const NF_ACCEPT: i32 = 1;
@@ -93,7 +93,8 @@ pub fn enter(ctx: *mut c_void) -> i32 {
     let (packet, state) = packet_and_state(ctx);
     // A life can begin where a task sends, and behind DNAT, which can turn a packet into one to follow.
     let sighting = match state.hook {
-        LOCAL_OUT | LOCAL_IN | FORWARD => known_or_begun(&packet),
+        LOCAL_OUT => known_or_begun(&packet, At::Fresh),
+        LOCAL_IN | FORWARD => known_or_begun(&packet, At::Way),
         _ => known(packet.skb.address()),
     };
     let Some(sighting) = sighting else { return NF_ACCEPT };
@@ -107,7 +108,7 @@ pub fn enter(ctx: *mut c_void) -> i32 {
     match state.hook {
         LOCAL_IN | FORWARD => clear_current(packet.skb.address()),
         PRE_ROUTING => {}
-        _ => set_current(packet.skb.address()),
+        _ => set_leaving(packet.skb.address()),
     }
     let detail = Netfilter { hook: followed.hook, iif: state.iif, oif: state.oif, spent: 0 };
     emit(&packet, &sighting, &Report { point: state.point(), flags: 0, detail: detail.to_wire() });

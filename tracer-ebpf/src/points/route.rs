@@ -7,7 +7,7 @@ use tracer_common::{event::detail::Route, point::Point};
 use super::{Packet, report_known};
 use crate::{
     skb::{Access as _, Direct, Pointer, Probe, Skb, offset, read_into},
-    track::{current, known},
+    track::{arriving, known},
 };
 
 const AF_INET: u8 = 2;
@@ -16,7 +16,7 @@ const AF_INET6: u8 = 10;
 /// tp_btf `fib_table_lookup(table, flow, next hop, error)`; `next hop` is null without a route.
 #[inline(always)]
 pub fn fib4(ctx: &BtfTracePointContext) {
-    let Some(skb) = current() else { return };
+    let Some(skb) = arriving() else { return };
     let flow: *const u8 = ctx.arg(1);
     let saddr: u32 = Direct::read(flow, offset!(flowi4_saddr));
     let daddr: u32 = Direct::read(flow, offset!(flowi4_daddr));
@@ -38,7 +38,7 @@ pub fn fib4(ctx: &BtfTracePointContext) {
 /// tp_btf `fib6_table_lookup(net, result, table, flow)`.
 #[inline(always)]
 pub fn fib6(ctx: &BtfTracePointContext) {
-    let Some(skb) = current() else { return };
+    let Some(skb) = arriving() else { return };
     let flow: *const u8 = ctx.arg(3);
     let address = |offset: u32| {
         let mut bytes = [0; 16];

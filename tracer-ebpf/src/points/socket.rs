@@ -13,14 +13,16 @@ use super::Packet;
 use crate::{
     emit::{Report, emit},
     skb::{Direct, Skb},
-    track::known,
+    track::known_itself,
 };
 
 /// tp_btf `skb_copy_datagram_iovec(skb, len)`: UDP, raw and TCP reads, in the reading task.
 #[inline(always)]
 pub fn read(ctx: &BtfTracePointContext) {
     let skb = Skb::<Direct>::new(ctx.arg(0));
-    let Some(sighting) = known(skb.address()) else { return };
+    // A packet in a socket's queue has no device; its socket knows the namespace.
+    let packet = Packet { skb, ifindex: 0, netns: 0, arriving: false };
+    let Some(sighting) = known_itself(&packet) else { return };
     // SAFETY: a live map value; only the CPU that handles the packet touches it.
     let followed = unsafe { &mut *sighting.followed };
     followed.delivered = 1;
@@ -33,7 +35,6 @@ pub fn read(ctx: &BtfTracePointContext) {
         comm: bpf_get_current_comm().unwrap_or_default(),
         pid: (bpf_get_current_pid_tgid() >> 32) as u32,
     };
-    // A packet in a socket's queue has no device; its socket knows the namespace.
-    let packet = Packet { skb, ifindex: 0, netns: skb.socket_netns(), arriving: false };
+    let packet = Packet { netns: skb.socket_netns(), ..packet };
     emit(&packet, &sighting, &Report { point: Point::Socket, flags: 0, detail: detail.to_wire() });
 }

@@ -1,15 +1,17 @@
 //! tc programs: the boundary of tc on an interface, and the packet's bytes. They only observe.
 
 use aya_ebpf::{
-    bindings::TC_ACT_UNSPEC, helpers::generated::bpf_skb_load_bytes, programs::TcContext,
+    bindings::{__sk_buff, TC_ACT_UNSPEC},
+    helpers::generated::bpf_skb_load_bytes,
+    programs::TcContext,
 };
 use tracer_common::point::Point;
 
 use crate::{
     emit::{Capture, Report, emit},
-    packet::Headers,
+    packet::{Bytes, Headers},
     skb::{Probe, Skb},
-    track::{Source, known, known_or_begun},
+    track::{At, Source, known, known_or_begun},
 };
 
 /// The packet of a tc program. Its context *is* the `struct sk_buff` at run time: the verifier
@@ -49,15 +51,50 @@ impl Source for TcPacket<'_> {
     }
 
     #[inline(always)]
+    fn bytes(&self) -> impl Bytes {
+        Loaded { ctx: self.ctx.skb.skb }
+    }
+
+    /// Both ways the program sees the packet from its link-layer header on, where there is one: the
+    /// distance of the headers tells the rest, and nothing else of the skb needs to be read.
+    #[inline(always)]
     fn headers(&self) -> Headers {
-        let skb = self.skb;
-        let ethernet = if skb.dev().is_ethernet() { skb.ethernet_header() } else { None };
+        let (link, network) = self.skb.header_offsets();
+        // SAFETY: the context of a tc program is a live `__sk_buff`.
+        let (protocol, len) = unsafe { ((*self.ctx.skb.skb).protocol, (*self.ctx.skb.skb).len) };
+        let begin = Loaded::BEGIN;
+        let between = u64::from(network.wrapping_sub(link));
+        let known = network != 0 && link != 0 && network >= link;
         Headers {
-            ethernet,
-            network: skb.network_header(),
-            end: skb.linear_end(),
-            protocol: skb.protocol(),
+            ethernet: (known && between >= ETHERNET).then_some(begin),
+            network: if known { begin + between } else { 0 },
+            end: begin + u64::from(len),
+            protocol: u16::from_be(protocol as u16),
         }
+    }
+}
+
+/// Bytes of an Ethernet header.
+const ETHERNET: u64 = 14;
+
+/// Bytes that the helper for it looks up, in page fragments too.
+#[derive(Clone, Copy)]
+struct Loaded {
+    ctx: *mut __sk_buff,
+}
+
+impl Loaded {
+    /// What stands for the first byte: 0 means none.
+    const BEGIN: u64 = 1;
+}
+
+impl Bytes for Loaded {
+    #[inline(always)]
+    fn read<const N: usize>(self, from: u64, into: &mut [u8; N]) -> bool {
+        let offset = (from - Self::BEGIN) as u32;
+        let into = into.as_mut_ptr().cast();
+        // SAFETY: `into` is N bytes; the helper checks the offset itself.
+        unsafe { bpf_skb_load_bytes(self.ctx.cast(), offset, into, N as u32) == 0 }
     }
 }
 
@@ -73,7 +110,7 @@ impl Capture for TcPacket<'_> {
         }
         // SAFETY: `into` has room for `max` bytes; page fragments are looked into by the helper.
         let code = unsafe { bpf_skb_load_bytes(self.ctx.skb.skb.cast(), 0, into.cast(), n) };
-        (if code == 0 { n } else { 0 }, true)
+        (if code == 0 { n } else { 0 }, self.skb.dev().is_ethernet())
     }
 }
 
@@ -81,7 +118,7 @@ impl Capture for TcPacket<'_> {
 #[inline(always)]
 pub fn egress(ctx: &TcContext) -> i32 {
     let packet = TcPacket::new(ctx);
-    if let Some(sighting) = known_or_begun(&packet) {
+    if let Some(sighting) = known_or_begun(&packet, At::Way) {
         emit(&packet, &sighting, &Report::plain(Point::TcEgress));
     }
     TC_ACT_UNSPEC

@@ -51,6 +51,13 @@ const KINDS: &[Kind] = &[
         when: |h, _| h.proto == 6,
         end: BenignEnd::Delivered,
     },
+    // The pieces of a packet that was put together again: freed with the whole, which was read.
+    Kind {
+        reasons: &[UNSPECIFIED],
+        functions: &["skb_release_data"],
+        when: |_, _| true,
+        end: BenignEnd::Consumed,
+    },
     // Multicast listener reports and queries, freed after they were worked on.
     Kind {
         reasons: &[UNSPECIFIED],

@@ -82,6 +82,9 @@ impl Snapshot {
         }
         self.own = own.inode;
         let before = std::mem::replace(&mut self.namespaces, now);
+        // Inodes are used again: what comes under one that has vanished is something else.
+        let namespaces = &self.namespaces;
+        self.past.retain(|inode, _| before.contains_key(inode) || !namespaces.contains_key(inode));
         for (inode, namespace) in before {
             self.remember(inode, namespace);
         }
@@ -106,8 +109,9 @@ impl Snapshot {
             Some(now) => self.namespaces.insert(inode, now),
             None => self.namespaces.remove(&inode),
         };
-        if let Some(before) = before {
-            self.remember(inode, before);
+        match before {
+            Some(before) => self.remember(inode, before),
+            None => drop(self.past.remove(&inode)),
         }
         self.resolve_peers(&[inode], &all);
         Ok(())

@@ -2,7 +2,7 @@
 //!
 //! Each watched namespace has an rtnetlink socket in the groups of links and addresses. Such a
 //! socket keeps its namespace alive, so it is closed as soon as nothing else leads there: at once
-//! for a name that is removed, else at the next look at all namespaces ([`RESCAN`]). New names are
+//! for a name that is removed, else when its process is missed ([`GLANCE`]). New names are
 //! told by inotify, new namespaces of processes by that look.
 //!
 //! To miss nothing, [`Watch::follow`] first, and take the snapshot then.
@@ -22,7 +22,7 @@ use rustix::{buffer::spare_capacity, event::epoll, fs::inotify};
 use tokio::{
     io::{Interest, unix::AsyncFd},
     task::{JoinHandle, spawn_blocking},
-    time::{sleep, sleep_until},
+    time::sleep_until,
 };
 
 use super::{
@@ -37,6 +37,10 @@ const GATHER: Duration = Duration::from_millis(50);
 /// How often all namespaces are looked up, at most; on a machine where that takes long, so seldom
 /// that it takes a fiftieth of the time.
 pub const RESCAN: Duration = Duration::from_secs(2);
+
+/// How often it is asked whether the files that followed namespaces were entered by still lead
+/// there. Where one does not, its container has just stopped, and its interfaces wait for us to go.
+const GLANCE: Duration = Duration::from_millis(200);
 
 /// When to look again after a name appeared that is no namespace yet: `ip netns add` makes the
 /// file first.
@@ -60,6 +64,8 @@ pub struct Watch {
     /// Readable when any of the sockets, or `names`, is.
     ready: AsyncFd<OwnedFd>,
     sockets: BTreeMap<u32, Socket>,
+    followed: Vec<Netns>,
+    next_glance: Instant,
     names: OwnedFd,
     /// inotify's number for the directory above [`NAMED`], while that is not there.
     above: Option<i32>,
@@ -67,6 +73,8 @@ pub struct Watch {
     next_scan: Instant,
     scanning: Option<JoinHandle<Option<Scan>>>,
     changes: BTreeSet<Change>,
+    /// Until when more changes are gathered: `changed` may be dropped and called anew meanwhile.
+    gathering: Option<Instant>,
 }
 
 /// How often in a row the sockets are asked for more: changes without end must still be told.
@@ -99,12 +107,15 @@ impl Watch {
         let mut watch = Self {
             ready,
             sockets: BTreeMap::new(),
+            followed: Vec::new(),
+            next_glance: Instant::now() + GLANCE,
             names,
             above: None,
             known: BTreeSet::new(),
             next_scan: Instant::now() + RESCAN,
             scanning: None,
             changes: BTreeSet::new(),
+            gathering: None,
         };
         watch.watch_names();
         watch.known = known(&Netns::all()?);
@@ -117,6 +128,7 @@ impl Watch {
         let wanted: BTreeSet<_> = namespaces.iter().map(|n| n.inode).collect();
         // A socket that is closed leaves the epoll set by itself.
         self.sockets.retain(|inode, _| wanted.contains(inode));
+        self.followed = namespaces.to_vec();
         let mut failed = Vec::new();
         for netns in namespaces {
             if !self.sockets.contains_key(&netns.inode)
@@ -135,9 +147,11 @@ impl Watch {
             tokio::select! {
                 () = wait_readable(&self.ready) => self.collect(),
                 scan = next_scan(&mut self.scanning, self.next_scan) => self.scanned(scan),
+                () = sleep_until(self.next_glance.into()) => self.glance(),
             }
         }
-        sleep(GATHER).await;
+        sleep_until((*self.gathering.get_or_insert_with(|| Instant::now() + GATHER)).into()).await;
+        self.gathering = None;
         self.collect();
         std::mem::take(&mut self.changes)
     }
@@ -182,6 +196,16 @@ impl Watch {
                     self.sockets.remove(&inode);
                 }
             }
+        }
+    }
+
+    /// Looks at all namespaces soon when one that is followed seems to be gone.
+    fn glance(&mut self) {
+        self.next_glance = Instant::now() + GLANCE;
+        let before = self.followed.len();
+        self.followed.retain(|netns| netns.open().is_ok());
+        if self.followed.len() < before {
+            self.next_scan = Instant::now();
         }
     }
 
@@ -341,6 +365,23 @@ mod tests {
         watched.ip("link set v0 up");
         let changes = watch.changed().await;
         assert!(!changes.contains(&Change::Namespace(other_inode)));
+    }
+
+    #[tokio::test]
+    async fn a_caller_who_is_often_called_away_is_told() {
+        let test = TestNetns::new("busy");
+        let inode = test.netns().inode;
+        let mut watch = Watch::new().unwrap();
+        watch.follow(&[test.netns()]);
+        test.ip("link add v0 type veth peer name v1");
+        let begin = Instant::now();
+        let told = loop {
+            assert!(begin.elapsed() < Duration::from_secs(5), "never told");
+            if let Ok(changes) = timeout(GATHER / 5, watch.changed()).await {
+                break changes;
+            }
+        };
+        assert!(told.contains(&Change::Namespace(inode)), "{told:?}");
     }
 
     #[tokio::test]

@@ -221,7 +221,7 @@ impl Walk {
         {
             *accepted = Some(true);
             *time = Some(spent);
-            open.passed = open.passed.max(hook.passed);
+            open.passed = hook.passed;
         }
         index
     }

@@ -131,7 +131,7 @@ pub enum HopDetail {
         /// Address and port after.
         to: (IpAddr, u16),
     },
-    /// A routing decision; as [`What::Route`].
+    /// A routing decision; as [`What::Route`](crate::event::What::Route).
     Route {
         /// Table.
         table: u32,
@@ -146,7 +146,7 @@ pub enum HopDetail {
         /// The look-up of the reverse path.
         reverse: bool,
     },
-    /// A neighbour; as [`What::Neigh`].
+    /// A neighbour; as [`What::Neigh`](crate::event::What::Neigh).
     Neigh {
         /// `NUD_*` bits.
         state: u8,

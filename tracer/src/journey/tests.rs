@@ -34,6 +34,36 @@ fn ping() -> Packet {
 }
 
 #[test]
+fn silence_after_a_loss_is_not_taken_for_an_end() {
+    let (mut assembler, mut done) = (Assembler::new(LIMITS, ()), Vec::new());
+    let sent = packet(1, udp("10.0.0.1", 1, "10.0.0.2", 2)).see(What::DevXmit).events();
+    for event in sent {
+        assembler.push(event, &mut done);
+    }
+
+    assembler.lost_events(MS);
+    assembler.advance(10_000 * MS, &mut done);
+
+    assert!(!done[0].complete);
+    assert!(matches!(done[0].outcome, Outcome::Lost { .. }), "{:?}", done[0].outcome);
+}
+
+#[test]
+fn a_loss_before_the_last_event_leaves_a_whole_journey_alone() {
+    let (mut assembler, mut done) = (Assembler::new(LIMITS, ()), Vec::new());
+    assembler.lost_events(1);
+    let sent = packet(1, udp("10.0.0.1", 1, "10.0.0.2", 2)).see(What::DevXmit).events();
+    for event in sent {
+        assembler.push(event, &mut done);
+    }
+
+    assembler.advance(10_000 * MS, &mut done);
+
+    assert!(done[0].complete);
+    assert!(matches!(done[0].outcome, Outcome::Transmitted { .. }), "{:?}", done[0].outcome);
+}
+
+#[test]
 fn a_segment_that_others_were_merged_into_at_its_socket_keeps_its_own_length() {
     let mut events = packet(1, tcp("10.0.0.1", 1, "10.0.0.2", 2, 0x18))
         .see(What::DevReceive)

@@ -10,7 +10,7 @@ mod tables;
 
 use std::{
     collections::{HashMap, HashSet},
-    os::fd::{AsFd as _, OwnedFd},
+    os::fd::AsFd as _,
 };
 
 use anyhow::{Context as _, anyhow};
@@ -42,6 +42,9 @@ const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 
 /// Smallest and largest ring buffer, bytes. The kernel wants a power of two of pages.
 pub const RING_BYTES: std::ops::RangeInclusive<u32> = 64 << 10..=1 << 30;
+
+/// Waiting bytes at which pathtrace is woken; in a small ring buffer, a quarter of it.
+const WAKE_BYTES: u32 = 256 << 10;
 
 /// The tracepoints: program, tracepoint, the points that it shows, and the least number of
 /// arguments that it must hand over.
@@ -126,10 +129,11 @@ pub struct Lost {
 }
 
 /// The observers in one namespace's hooks.
+#[derive(Default)]
 struct Hooks {
     /// What they were placed around.
     occupants: HookOccupants,
-    _links: Vec<OwnedFd>,
+    observers: netfilter::Observers,
 }
 
 /// The loaded kernel side. Everything attached goes with it.
@@ -166,6 +170,7 @@ impl Probes {
             capture_everywhere: request.capture_everywhere.into(),
             drop_reasons: (drop_arguments >= 3).into(),
             follow_replies: 1,
+            wake_bytes: (request.ring_bytes / 4).min(WAKE_BYTES),
         };
         let mut ebpf = EbpfLoader::new()
             .override_global("OFFSETS", &offsets, true)
@@ -306,10 +311,9 @@ impl Probes {
         if self.hooks.get(&netns.inode).is_some_and(|hooks| hooks.occupants == *occupants) {
             return Ok(());
         }
-        // The old ones leave first: two observers would tell everything twice.
-        self.hooks.remove(&netns.inode);
-        let links = self.netfilter.watch(netns, occupants, &mut self.brackets)?;
-        self.hooks.insert(netns.inode, Hooks { occupants: occupants.clone(), _links: links });
+        let hooks = self.hooks.entry(netns.inode).or_default();
+        self.netfilter.watch(netns, occupants, &mut hooks.observers, &mut self.brackets)?;
+        hooks.occupants = occupants.clone();
         Ok(())
     }
 
@@ -356,17 +360,26 @@ impl Probes {
     /// # Errors
     /// When the kernel refuses to read the map.
     pub fn lost(&self) -> anyhow::Result<Lost> {
-        let map = self.ebpf.map("LOST").ok_or_else(|| anyhow!("the map LOST is missing"))?;
-        let counts: PerCpuArray<_, u64> = PerCpuArray::try_from(map)?;
-        let sum = |loss: Loss| -> anyhow::Result<u64> {
-            Ok(counts.get(&(loss as u32), 0).context("cannot read map LOST")?.iter().sum())
-        };
         Ok(Lost {
-            ring_full: sum(Loss::RingFull)?,
-            tracking_full: sum(Loss::TrackingFull)?,
-            learned_full: sum(Loss::LearnedFull)?,
+            ring_full: self.count(Loss::RingFull)?,
+            tracking_full: self.count(Loss::TrackingFull)?,
+            learned_full: self.count(Loss::LearnedFull)?,
             probe_missed: self.missed(),
         })
+    }
+
+    /// Events that the ring buffer had no room for so far. Cheap: to be asked again and again.
+    ///
+    /// # Errors
+    /// When the kernel refuses to read the map.
+    pub fn lost_events(&self) -> anyhow::Result<u64> {
+        self.count(Loss::RingFull)
+    }
+
+    fn count(&self, loss: Loss) -> anyhow::Result<u64> {
+        let map = self.ebpf.map("LOST").ok_or_else(|| anyhow!("the map LOST is missing"))?;
+        let counts: PerCpuArray<_, u64> = PerCpuArray::try_from(map)?;
+        Ok(counts.get(&(loss as u32), 0).context("cannot read map LOST")?.iter().sum())
     }
 
     /// Runs skipped because the program was already running on that CPU
