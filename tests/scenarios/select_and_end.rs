@@ -125,3 +125,17 @@ fn signals_end_it_with_a_summary() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn capturing_bytes_costs_no_point() -> Result<()> {
+    let lab = Lab::standard()?;
+    let missing = |args: &[&str]| -> Result<_> {
+        let args = [args, &["--ip", C1, "--duration", "100ms"]].concat();
+        Ok(Trace::start(&lab, &args)?.wait()?.records(&lab)?.start["missing"].clone())
+    };
+    let without = missing(&[])?;
+    for snaplen in ["96", "1500", "65535"] {
+        assert_eq!(missing(&["-s", snaplen])?, without, "with -s {snaplen}");
+    }
+    Ok(())
+}

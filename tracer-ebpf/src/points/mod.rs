@@ -16,7 +16,7 @@ use tracer_common::point::Point;
 use crate::{
     emit::{Capture, Report, emit},
     packet::{Bytes, Headers, Memory},
-    skb::{Access, Skb},
+    skb::{Access, Probe, Skb},
     track::{Source, known},
 };
 
@@ -93,7 +93,11 @@ impl<A: Access> Capture for Packet<A> {
 
     #[inline(always)]
     unsafe fn capture(&self, into: *mut u8, max: u32) -> (u32, bool) {
-        let headers = self.headers();
+        // By the helper, whatever this context allows: newer kernels know the buffer's addresses as
+        // pointers, and take no difference of pointers for a length.
+        let skb = Skb::<Probe>::new(self.skb.address() as *const u8);
+        let (ifindex, netns, arriving) = (self.ifindex, self.netns, self.arriving);
+        let headers = Packet { skb, ifindex, netns, arriving }.headers();
         let (from, link_header) = match headers.ethernet {
             Some(ethernet) => (ethernet, true),
             None => (headers.network, false),

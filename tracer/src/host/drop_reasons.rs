@@ -4,7 +4,7 @@
 //! Since Linux 6.4 the upper 16 bits of a number are the subsystem (`enum skb_drop_reason_subsys`),
 //! and each subsystem has an enum of its own, in the BTF of its module where it is one.
 
-use std::{collections::HashMap, fs, path::Path};
+use std::{collections::HashMap, path::Path};
 
 use btf_rs::{Btf, BtfType, Type};
 
@@ -26,14 +26,13 @@ pub struct DropReasons {
 }
 
 impl DropReasons {
-    /// Those of the running kernel; `None` for one that has no reasons, or no BTF to tell them.
-    pub fn load() -> Option<Self> {
-        let base = Btf::from_bytes(&fs::read(Path::new(BTF).join("vmlinux")).ok()?).ok()?;
-        let core = members(&base, CORE)?;
+    /// Those of the running kernel, of which these are the types; `None` for one without reasons.
+    pub fn of(base: &Btf) -> Option<Self> {
+        let core = members(base, CORE)?;
         let mut names: HashMap<_, _> = core.into_iter().filter_map(core_name).collect();
         for (name, module) in SUBSYSTEMS {
-            let split = || Btf::from_split_file(Path::new(BTF).join(module), &base).ok();
-            let found = members(&base, name).or_else(|| members(&split()?, name));
+            let split = || Btf::from_split_file(Path::new(BTF).join(module), base).ok();
+            let found = members(base, name).or_else(|| members(&split()?, name));
             names.extend(found.into_iter().flatten().filter_map(subsystem_name));
         }
         Some(Self { names })
@@ -98,7 +97,8 @@ mod tests {
     fn the_running_kernel_tells_its_reasons() {
         let has_reasons = Btf::from_file(Path::new(BTF).join("vmlinux"))
             .is_ok_and(|btf| btf.resolve_ids_by_name(CORE).is_ok_and(|ids| !ids.is_empty()));
-        let Some(reasons) = DropReasons::load() else {
+        let kernel = Btf::from_file(Path::new(BTF).join("vmlinux")).unwrap();
+        let Some(reasons) = DropReasons::of(&kernel) else {
             assert!(!has_reasons, "the enum is there and is not read");
             return;
         };

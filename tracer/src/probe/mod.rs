@@ -11,6 +11,8 @@ mod tables;
 use std::{
     collections::{HashMap, HashSet},
     os::fd::AsFd as _,
+    sync::{Mutex, MutexGuard, PoisonError},
+    thread::{self, ScopedJoinHandle},
 };
 
 use anyhow::{Context as _, anyhow};
@@ -18,7 +20,7 @@ use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, MapData, PerCpuArray, RingBuf},
     programs::{
-        BtfTracePoint, LinkOrder, ProgramError, SchedClassifier, TcAttachType,
+        BtfTracePoint, LinkOrder, Program, ProgramError, SchedClassifier, TcAttachType,
         tc::{self, NlOptions, TcAttachOptions},
     },
 };
@@ -128,6 +130,78 @@ pub struct Lost {
     pub probe_missed: u64,
 }
 
+/// The running kernel's types, each reading of them for its own use. Together they are the longest
+/// part of a start, and read at once.
+pub struct Types {
+    /// Structures and their fields, enums and their names.
+    pub kernel: btf_rs::Btf,
+    /// What tracepoints are found by.
+    names: aya::Btf,
+    /// Reads them too, on being made.
+    loader: EbpfLoader<'static>,
+}
+
+impl Types {
+    /// Reads them.
+    ///
+    /// # Errors
+    /// When this kernel has no BTF.
+    pub fn read() -> anyhow::Result<Self> {
+        let types = std::fs::read(VMLINUX).with_context(|| {
+            format!(
+                "cannot read {VMLINUX}: pathtrace needs a kernel built with CONFIG_DEBUG_INFO_BTF"
+            )
+        })?;
+        let (kernel, names, loader) = thread::scope(|scope| {
+            let names = scope.spawn(|| aya::Btf::parse(&types, aya::Endianness::default()));
+            let loader = scope.spawn(EbpfLoader::new);
+            let kernel = btf_rs::Btf::from_bytes(&types);
+            (kernel, joined(names), joined(loader))
+        });
+        Ok(Self {
+            kernel: kernel
+                .with_context(|| format!("{VMLINUX} is not BTF that pathtrace can read"))?,
+            names: names.with_context(|| format!("{VMLINUX} is not BTF that aya can read"))?,
+            loader,
+        })
+    }
+}
+
+fn joined<T>(thread: ScopedJoinHandle<'_, T>) -> T {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// A program to be loaded.
+struct Job<'a> {
+    /// Which offer it is for.
+    offer: usize,
+    load: Box<dyn FnOnce() -> anyhow::Result<()> + Send + 'a>,
+}
+
+/// Loads them all; which offers do not hold, and why.
+fn run(mut jobs: Vec<Job<'_>>) -> Vec<(usize, anyhow::Error)> {
+    let workers = thread::available_parallelism().map_or(1, usize::from).min(jobs.len());
+    // The netfilter programs come last, and take longest: they begin first.
+    let (queue, refused) = (Mutex::new(jobs.drain(..)), Mutex::new(Vec::new()));
+    let next = || lock(&queue).next_back();
+    thread::scope(|scope| {
+        for _ in 0..workers {
+            scope.spawn(|| {
+                while let Some(Job { offer, load }) = next() {
+                    if let Err(why) = load() {
+                        lock(&refused).push((offer, why));
+                    }
+                }
+            });
+        }
+    });
+    refused.into_inner().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// The observers in one namespace's hooks.
 #[derive(Default)]
 struct Hooks {
@@ -154,15 +228,9 @@ impl Probes {
     /// Loads every program that this kernel takes; attaches nothing yet.
     ///
     /// # Errors
-    /// When tracing is not possible at all: no BTF, no permission, a kernel that refuses the maps.
-    pub fn load(request: &Request) -> anyhow::Result<Self> {
-        let types = std::fs::read(VMLINUX).with_context(|| {
-            format!(
-                "cannot read {VMLINUX}: pathtrace needs a kernel built with CONFIG_DEBUG_INFO_BTF"
-            )
-        })?;
-        let kernel = btf_rs::Btf::from_bytes(&types)
-            .with_context(|| format!("{VMLINUX} is not BTF that pathtrace can read"))?;
+    /// When tracing is not possible at all: no permission, a kernel that refuses the maps.
+    pub fn load(request: &Request, types: Types) -> anyhow::Result<Self> {
+        let Types { kernel, names, loader } = types;
         let offsets = offsets::resolve(&kernel);
         let drop_arguments = offsets::tracepoint_arguments(&kernel, "kfree_skb").unwrap_or(0);
         let settings = Settings {
@@ -172,7 +240,8 @@ impl Probes {
             follow_replies: 1,
             wake_bytes: (request.ring_bytes / 4).min(WAKE_BYTES),
         };
-        let mut ebpf = EbpfLoader::new()
+        let mut loader: EbpfLoader<'_> = loader;
+        let mut ebpf = loader
             .override_global("OFFSETS", &offsets, true)
             .override_global("SETTINGS", &settings, true)
             .override_global("FILTER", &request.filter, true)
@@ -181,59 +250,61 @@ impl Probes {
             .btf(None)
             .load(OBJECT)
             .context("the kernel refused pathtrace's maps")?;
-        let netfilter = netfilter::Programs::prepare(OBJECT, &ebpf)?;
-        let types = aya::Btf::parse(&types, aya::Endianness::default())
-            .with_context(|| format!("{VMLINUX} is not BTF that aya can read"))?;
+        let mut netfilter = netfilter::Programs::prepare(OBJECT, &ebpf)?;
 
+        // Each goes through the verifier by itself: as many at a time as there are processors.
+        let mut jobs: Vec<Job<'_>> = Vec::new();
         let mut offers = Vec::new();
-        for (program, tracepoint, point, arguments) in TRACEPOINTS {
+        let mut programs: HashMap<String, &mut Program> =
+            ebpf.programs_mut().map(|(name, program)| (name.to_owned(), program)).collect();
+        for (name, tracepoint, point, arguments) in TRACEPOINTS {
             let how = match offsets::tracepoint_arguments(&kernel, tracepoint) {
                 None => Err(format!("this kernel has no tracepoint {tracepoint}")),
                 Some(n) if n < *arguments => Err(format!(
                     "tracepoint {tracepoint} has {n} arguments, {arguments} are needed"
                 )),
-                Some(_) => tracepoint_program(&mut ebpf, program)
-                    .and_then(|p| p.load(tracepoint, &types).map_err(|e| rejected(program, &e)))
-                    .map(|()| Mechanism::TpBtf)
-                    .map_err(|e| one_line(&e)),
+                Some(_) => match programs.remove(*name) {
+                    None => Err(format!("the kernel side has no program {name}")),
+                    Some(program) => {
+                        let (names, offer) = (&names, offers.len());
+                        let load = move || load_tracepoint(program, name, tracepoint, names);
+                        jobs.push(Job { offer, load: Box::new(load) });
+                        Ok(Mechanism::TpBtf)
+                    }
+                },
             };
             offers.push(Offer { point: *point, how });
         }
-        let mut probes = Self {
+        let tc = if tcx_supported() { Mechanism::Tcx } else { Mechanism::Clsact };
+        for (name, point) in [("tc_ingress", Point::TcIngress), ("tc_egress", Point::TcEgress)] {
+            if let Some(program) = programs.remove(name) {
+                let load = move || load_tc(program, name);
+                jobs.push(Job { offer: offers.len(), load: Box::new(load) });
+            }
+            offers.push(Offer { point, how: Ok(tc) });
+        }
+        let first_hook = offers.len();
+        offers.extend(HOOKS.map(|point| Offer { point, how: Ok(Mechanism::NetfilterLink) }));
+        jobs.push(Job { offer: first_hook, load: Box::new(|| netfilter.check()) });
+
+        for (offer, why) in run(jobs) {
+            offers[offer].how = Err(one_line(&why));
+        }
+        let hooks = offers[first_hook].how.clone();
+        for offer in &mut offers[first_hook..] {
+            offer.how = hooks.clone();
+        }
+        let has_tc = offers[..first_hook].iter().rev().take(2).all(|offer| offer.how.is_ok());
+        Ok(Self {
             ebpf,
             netfilter,
             brackets: Brackets::default(),
             offers,
-            tc: None,
+            tc: has_tc.then_some(tc),
             interfaces: HashSet::new(),
             hooks: HashMap::new(),
-            netfilter_works: false,
-        };
-        probes.offer_tc();
-        probes.offer_netfilter();
-        Ok(probes)
-    }
-
-    fn offer_tc(&mut self) {
-        for (name, point) in [("tc_ingress", Point::TcIngress), ("tc_egress", Point::TcEgress)] {
-            let how = tc_program(&mut self.ebpf, name)
-                .and_then(|p| p.load().map_err(|e| rejected(name, &e)))
-                .map(|()| if tcx_supported() { Mechanism::Tcx } else { Mechanism::Clsact })
-                .map_err(|e| one_line(&e));
-            if let Ok(mechanism) = how {
-                self.tc = Some(mechanism);
-            }
-            self.offers.push(Offer { point, how });
-        }
-    }
-
-    fn offer_netfilter(&mut self) {
-        let how =
-            self.netfilter.check().map(|()| Mechanism::NetfilterLink).map_err(|e| one_line(&e));
-        self.netfilter_works = how.is_ok();
-        for point in HOOKS {
-            self.offers.push(Offer { point, how: how.clone() });
-        }
+            netfilter_works: hooks.is_ok(),
+        })
     }
 
     /// What this kernel offers, point by point. A point that several programs show is there when
@@ -394,15 +465,37 @@ impl Probes {
 }
 
 fn tracepoint_program<'a>(ebpf: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut BtfTracePoint> {
-    program(ebpf, name)?.try_into().with_context(|| format!("program {name} is of another type"))
+    of_type(program(ebpf, name)?, name)
 }
 
 fn tc_program<'a>(ebpf: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut SchedClassifier> {
-    program(ebpf, name)?.try_into().with_context(|| format!("program {name} is of another type"))
+    of_type(program(ebpf, name)?, name)
 }
 
-fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut aya::programs::Program> {
+fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut Program> {
     ebpf.program_mut(name).ok_or_else(|| anyhow!("the kernel side has no program {name}"))
+}
+
+fn of_type<'a, T>(program: &'a mut Program, name: &str) -> anyhow::Result<&'a mut T>
+where
+    &'a mut T: TryFrom<&'a mut Program, Error = ProgramError>,
+{
+    program.try_into().with_context(|| format!("program {name} is of another type"))
+}
+
+fn load_tracepoint(
+    program: &mut Program,
+    name: &str,
+    tracepoint: &str,
+    names: &aya::Btf,
+) -> anyhow::Result<()> {
+    let program: &mut BtfTracePoint = of_type(program, name)?;
+    program.load(tracepoint, names).map_err(|e| rejected(name, &e))
+}
+
+fn load_tc(program: &mut Program, name: &str) -> anyhow::Result<()> {
+    let program: &mut SchedClassifier = of_type(program, name)?;
+    program.load().map_err(|e| rejected(name, &e))
 }
 
 fn attach_tc(

@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context as _, anyhow};
-use aya::{Ebpf, maps::Map};
+use aya::{Ebpf, maps::Map, util::KernelVersion};
 use aya_obj::{Object, generated::bpf_insn};
 
 use super::{
@@ -68,7 +68,14 @@ impl Programs {
     /// # Errors
     /// What the kernel said.
     pub fn check(&mut self) -> anyhow::Result<()> {
-        self.load("nf_enter").map(|_| ())
+        self.load("nf_enter").map(drop).or_else(|why| {
+            let since = KernelVersion::new(6, 4, 0);
+            match KernelVersion::current() {
+                Ok(now) if now < since => Err(anyhow!("netfilter links came with Linux 6.4")),
+                _ => Err(why),
+            }
+        })?;
+        self.load("nf_exit").map(drop)
     }
 
     /// The loaded programs.

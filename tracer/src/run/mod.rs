@@ -43,7 +43,7 @@ use crate::{
         record::{Events, LostEvents, MissingPoint, OutcomeKind, Start, WatchedPoint},
         use_colour,
     },
-    probe::{Offer, Probes, Request, Tables},
+    probe::{Offer, Probes, Request, Tables, Types},
     select::{self, Selection},
 };
 use attach::{Attacher, Watched};
@@ -101,7 +101,7 @@ pub fn offers() -> anyhow::Result<Vec<Offer>> {
         ring_bytes: *crate::probe::RING_BYTES.start(),
         tracked: 1,
     };
-    Ok(Probes::load(&request)?.offers())
+    Ok(Probes::load(&request, Types::read()?)?.offers())
 }
 
 fn able_kernel() -> anyhow::Result<Kernel> {
@@ -160,14 +160,17 @@ struct Trace<'a> {
 impl<'a> Trace<'a> {
     /// Attaches everything; no packet is followed yet.
     fn attach(args: &'a TraceArgs, selection: &Selection) -> anyhow::Result<Self> {
-        let mut probes = Probes::load(&Request {
+        let request = Request {
             filter: selection.filter,
             snaplen: args.snaplen.unwrap_or(0),
             capture_everywhere: args.snaplen.is_some(),
             ring_bytes: args.ring_size,
             tracked: TRACKED,
-        })?;
-        let facts = Arc::new(KernelFacts { reasons: DropReasons::load(), symbols: Symbols::new() });
+        };
+        let types = Types::read()?;
+        let reasons = DropReasons::of(&types.kernel);
+        let facts = Arc::new(KernelFacts { reasons, symbols: Symbols::new() });
+        let mut probes = Probes::load(&request, types)?;
         let mut watch = Watch::new()?;
         let snapshot = Snapshot::take()?;
         let mut attacher = Attacher::new(&args.select, selection);
