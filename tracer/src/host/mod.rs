@@ -15,7 +15,7 @@ pub mod drop_reasons;
 mod error;
 pub mod kernel;
 pub mod link;
-mod netlink;
+pub(crate) mod netlink;
 pub mod netns;
 pub mod path;
 mod peers;

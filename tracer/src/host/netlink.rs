@@ -94,6 +94,12 @@ impl Connection {
         Ok(answer)
     }
 
+    /// Has something done that is answered by nothing but success; `flags` beyond those of any
+    /// request.
+    pub fn order(&mut self, kind: u16, flags: libc::c_int, body: &[u8]) -> io::Result<()> {
+        self.ask(kind, NLM_F_REQUEST | NLM_F_ACK | flags as u16, body, |_| {})
+    }
+
     /// Sends a request and hands on every message of the answer, up to its end.
     fn ask(
         &mut self,

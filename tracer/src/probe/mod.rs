@@ -3,13 +3,14 @@
 //! to others.
 
 pub mod brackets;
+mod clsact;
 mod netfilter;
 mod offsets;
 mod sys;
 mod tables;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     os::fd::AsFd as _,
     sync::{Mutex, MutexGuard, PoisonError},
     thread::{self, ScopedJoinHandle},
@@ -21,11 +22,12 @@ use aya::{
     maps::{Array, MapData, PerCpuArray, RingBuf},
     programs::{
         BtfTracePoint, LinkOrder, Program, ProgramError, SchedClassifier, TcAttachType,
-        tc::{self, NlOptions, TcAttachOptions},
+        tc::{SchedClassifierLink, TcAttachOptions},
     },
 };
 use brackets::Brackets;
 pub use brackets::{HookOccupants, Occupied};
+use clsact::Side;
 pub use tables::Tables;
 use tracer_common::{
     config::{Settings, State},
@@ -218,7 +220,7 @@ pub struct Probes {
     pub brackets: Brackets,
     offers: Vec<Offer>,
     tc: Option<Mechanism>,
-    interfaces: HashSet<Place>,
+    interfaces: HashMap<Place, Attached>,
     /// By namespace inode.
     hooks: HashMap<u32, Hooks>,
     netfilter_works: bool,
@@ -303,7 +305,7 @@ impl Probes {
             brackets: Brackets::default(),
             offers,
             tc: has_tc.then_some(tc),
-            interfaces: HashSet::new(),
+            interfaces: HashMap::new(),
             hooks: HashMap::new(),
             netfilter_works: hooks.is_ok(),
         })
@@ -351,25 +353,32 @@ impl Probes {
     ) -> anyhow::Result<()> {
         let Some(mechanism) = self.tc else { return Ok(()) };
         let place = Place { netns: netns.inode, ifindex };
-        if !self.interfaces.insert(place) {
+        if self.interfaces.contains_key(&place) {
             return Ok(());
         }
         let ebpf = &mut self.ebpf;
-        let attached = netns
-            .enter(|| {
-                if mechanism == Mechanism::Clsact {
-                    // EEXIST: it is there already, and not ours to remove.
-                    let _ = tc::qdisc_add_clsact(name);
-                }
-                attach_tc(ebpf, "tc_ingress", name, TcAttachType::Ingress, mechanism)?;
-                attach_tc(ebpf, "tc_egress", name, TcAttachType::Egress, mechanism)
-            })
-            .map_err(anyhow::Error::from)
-            .and_then(|result| result);
-        if attached.is_err() {
-            self.interfaces.remove(&place);
+        let attached = match mechanism {
+            Mechanism::Clsact => attach_clsact(ebpf, netns, ifindex),
+            _ => netns.enter(|| attach_tcx(ebpf, name)).map_err(Into::into).and_then(|r| r),
+        };
+        let attached = attached.with_context(|| format!("cannot watch tc of {name}"))?;
+        self.interfaces.insert(place, attached);
+        Ok(())
+    }
+
+    /// Removes what a pathtrace that was killed has left in these namespaces. Only the filters of
+    /// clsact qdiscs stay behind.
+    pub fn sweep(&self, namespaces: &[Netns]) {
+        if self.tc != Some(Mechanism::Clsact) {
+            return;
         }
-        attached.with_context(|| format!("cannot watch tc of {name}"))
+        for netns in namespaces {
+            match clsact::sweep(netns) {
+                Ok(0) => {}
+                Ok(n) => log::info!("removed filters of a killed pathtrace from {n} interfaces"),
+                Err(e) => log::info!("left filters are not looked for: {e:#}"),
+            }
+        }
     }
 
     /// Places observers around everything that sits in a namespace's hooks. Called again, it moves
@@ -396,7 +405,7 @@ impl Probes {
         interface_is_there: impl Fn(Place) -> bool,
         namespace_is_there: impl Fn(u32) -> bool,
     ) {
-        self.interfaces.retain(|place| interface_is_there(*place));
+        self.interfaces.retain(|place, _| interface_is_there(*place));
         self.hooks.retain(|netns, _| namespace_is_there(*netns));
     }
 
@@ -500,21 +509,43 @@ fn load_tc(program: &mut Program, name: &str) -> anyhow::Result<()> {
     program.load().map_err(|e| rejected(name, &e))
 }
 
-fn attach_tc(
-    ebpf: &mut Ebpf,
-    program: &str,
-    interface: &str,
-    at: TcAttachType,
-    mechanism: Mechanism,
-) -> anyhow::Result<()> {
-    // As tcpdump sees it: on the way in before other programs, on the way out behind them.
-    let options = match (mechanism, at) {
-        (Mechanism::Tcx, TcAttachType::Ingress) => TcAttachOptions::TcxOrder(LinkOrder::first()),
-        (Mechanism::Tcx, _) => TcAttachOptions::TcxOrder(LinkOrder::last()),
-        _ => TcAttachOptions::Netlink(NlOptions::default()),
+/// What watches an interface's tc. Goes with this value.
+enum Attached {
+    Tcx { _links: [SchedClassifierLink; 2] },
+    Clsact { netns: Netns, ifindex: u32 },
+}
+
+impl Drop for Attached {
+    fn drop(&mut self) {
+        if let Attached::Clsact { netns, ifindex } = self {
+            // An interface that is gone has taken its filters along.
+            let _ = netns.enter(|| clsact::detach(*ifindex));
+        }
+    }
+}
+
+/// In the thread's namespace. As tcpdump sees it: on the way in before other programs, on the way
+/// out behind them.
+fn attach_tcx(ebpf: &mut Ebpf, interface: &str) -> anyhow::Result<Attached> {
+    let mut attach = |name, side, order| {
+        let program = tc_program(ebpf, name)?;
+        let order = TcAttachOptions::TcxOrder(order);
+        let link = program.attach_with_options(interface, side, order)?;
+        anyhow::Ok(program.take_link(link)?)
     };
-    tc_program(ebpf, program)?.attach_with_options(interface, at, options)?;
-    Ok(())
+    let ingress = attach("tc_ingress", TcAttachType::Ingress, LinkOrder::first())?;
+    let egress = attach("tc_egress", TcAttachType::Egress, LinkOrder::last())?;
+    Ok(Attached::Tcx { _links: [ingress, egress] })
+}
+
+fn attach_clsact(ebpf: &Ebpf, netns: &Netns, ifindex: u32) -> anyhow::Result<Attached> {
+    let program = |name: &str| {
+        let program = ebpf.program(name).ok_or_else(|| anyhow!("no program {name}"))?;
+        anyhow::Ok(program.fd()?.as_fd())
+    };
+    let programs = [(Side::Ingress, program("tc_ingress")?), (Side::Egress, program("tc_egress")?)];
+    netns.enter(|| clsact::attach(ifindex, programs))??;
+    Ok(Attached::Clsact { netns: netns.clone(), ifindex })
 }
 
 /// tcx came with Linux 6.6; whether links can be made shows when the first is made.

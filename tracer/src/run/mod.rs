@@ -173,6 +173,7 @@ impl<'a> Trace<'a> {
         let mut probes = Probes::load(&request, types)?;
         let mut watch = Watch::new()?;
         let snapshot = Snapshot::take()?;
+        probes.sweep(&Netns::all()?);
         let mut attacher = Attacher::new(&args.select, selection);
         let watched = attacher.attach(&mut probes, &snapshot);
         follow(&mut watch, &attacher.to_follow(&snapshot));
