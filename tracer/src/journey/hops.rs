@@ -152,7 +152,10 @@ impl Walk {
                 HopDetail::Qdisc { kind, handle, delay }
             }
             What::Socket { pid, comm } => {
-                self.path.taken = Some(index);
+                // From a tun or tap device a program reads what was transmitted there.
+                if self.path.sent.is_none() {
+                    self.path.taken = Some(index);
+                }
                 HopDetail::Socket { pid, comm }
             }
             What::Drop { reason, location, hook } => {
@@ -170,7 +173,7 @@ impl Walk {
                 HopDetail::None
             }
         };
-        if point != Point::Consume {
+        if !matches!(point, Point::Consume | Point::Socket) {
             self.path.sent = (point == Point::DevXmit).then_some(index);
         }
         self.path.hops.push(Hop { bytes, ..seen.hop(point, detail) });

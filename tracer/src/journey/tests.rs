@@ -34,6 +34,13 @@ fn ping() -> Packet {
 }
 
 #[test]
+fn what_a_program_reads_from_a_device_was_transmitted() {
+    let journey = one(ping().see(What::DevXmit).see(socket()).see(consume()));
+    assert_eq!(journey.outcome, Outcome::Transmitted { hop: 0 });
+    assert_eq!(journey.hops[1].point, Point::Socket);
+}
+
+#[test]
 fn a_read_that_ends_a_packet_names_the_reader() {
     struct Reads;
     impl Benign for Reads {

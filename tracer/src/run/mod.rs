@@ -263,6 +263,7 @@ impl<'a> Trace<'a> {
         let mut rest = Vec::new();
         self.chronicle.finish(&mut rest);
         self.show(&rest)?;
+        log::info!("the table of followed packets holds {} at the end", self.tables.followed());
         let events = self.event_counts()?;
         let nanoseconds = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
         self.sink.summary(&self.tally.summary(nanoseconds, events))?;
