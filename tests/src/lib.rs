@@ -11,6 +11,7 @@
 //! its host and reads what it prints. The scenarios beside this library use all three.
 
 pub mod command;
+pub mod frames;
 mod lab;
 mod netns;
 pub mod records;

@@ -123,6 +123,8 @@ pub struct Settings {
     pub capture_everywhere: u32,
     /// `kfree_skb`'s tracepoint tells a reason (Linux 5.17 and newer).
     pub drop_reasons: u32,
+    /// 1: `consume_skb`'s tracepoint tells who calls (Linux 6.3 and newer).
+    pub consume_locations: u32,
     /// 1: also follow packets that answer a followed flow (learned reverse tuples).
     pub follow_replies: u32,
     /// Waiting bytes in the ring buffer at which the user side is woken. Below it, its timer finds

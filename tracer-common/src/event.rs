@@ -200,6 +200,21 @@ pub mod detail {
         pub pid: u32,
     }
 
+    /// `consume`: of a packet that a stack or a socket had taken, who was done with it.
+    #[repr(C)]
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub struct Consume {
+        /// Return address in the kernel; 0 where the kernel does not tell.
+        pub location: u64,
+        /// Name of the task that ran, padded with zeros. It is the reader only where the location
+        /// is a socket's read.
+        pub comm: [u8; 16],
+        /// Its process id in the initial PID namespace.
+        pub pid: u32,
+        /// Unused, 0.
+        pub pad: u32,
+    }
+
     /// A detail as bytes and back.
     ///
     /// # Safety
@@ -231,7 +246,7 @@ pub mod detail {
         // SAFETY: `repr(C)`, integers only, and size and alignment are asserted above.
         unsafe impl Detail for $name {}
     )* } }
-    details!(Drop, Netfilter, Route, Qdisc, Neigh, Socket);
+    details!(Drop, Netfilter, Route, Qdisc, Neigh, Socket, Consume);
 }
 
 /// The causes for which an event or a packet is given up, each counted per CPU.

@@ -1,7 +1,7 @@
 //! The catalogue of points: the places on a packet's way that pathtrace can see.
 //!
 //! A point is what a user reads (`nf_forward`), not the kernel function behind it. One line in
-//! [`points!`] declares it for both sides; `CONTRIBUTING.md` lists what else a new point needs.
+//! `points!` declares it for both sides; `CONTRIBUTING.md` lists what else a new point needs.
 
 macro_rules! points {
     ($($(#[$doc:meta])* $variant:ident = $number:literal, $name:literal, $layer:ident;)*) => {

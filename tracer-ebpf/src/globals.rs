@@ -23,6 +23,7 @@ pub static SETTINGS: Settings = Settings {
     snaplen: 0,
     capture_everywhere: 0,
     drop_reasons: 0,
+    consume_locations: 0,
     follow_replies: 0,
     wake_bytes: 0,
 };

@@ -17,7 +17,12 @@ use aya::{
     programs::loaded_programs,
     sys::{Stats, enable_stats},
 };
-use lab::{Lab, Trace, topology::WORLD, trace::Output, traffic};
+use lab::{
+    Lab, Trace,
+    topology::{C1, WORLD},
+    trace::Output,
+    traffic,
+};
 use rustix::process::Signal;
 
 use crate::{build, root, setup};
@@ -35,7 +40,7 @@ struct Mode {
 const MODES: [Mode; 3] = [
     Mode { name: "not traced", args: None },
     Mode { name: "matching nothing", args: Some(&["--ip", "192.0.2.77", "-o", "text"]) },
-    Mode { name: "matching all, -o text", args: Some(&["--ip", WORLD, "-o", "text"]) },
+    Mode { name: "matching all, -o text", args: Some(&["--ip", C1, "-o", "text"]) },
 ];
 
 /// Measures and prints.

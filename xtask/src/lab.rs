@@ -3,17 +3,23 @@
 use std::{ffi::OsString, process};
 
 use anyhow::{Context, Result, ensure};
-use clap::Subcommand;
-use lab::{Lab, topology};
+use clap::{Args, Subcommand};
+use lab::topology;
 
 use crate::root;
 
-/// What its namespaces' names begin with.
-const PREFIX: &str = "pathtrace";
+/// Which lab, and what to do with it.
+#[derive(Args)]
+pub struct Lab {
+    /// What its namespaces' names begin with: each who shares a machine has a lab of their own
+    #[arg(long, default_value = "pathtrace", global = true)]
+    name: String,
+    #[command(subcommand)]
+    command: Command,
+}
 
-/// What to do with the lab.
 #[derive(Subcommand)]
-pub enum Command {
+enum Command {
     /// Raise it
     Up,
     /// Remove it, and what runs in it
@@ -34,27 +40,27 @@ pub enum Command {
 }
 
 /// Carries it out, through sudo when this is not root.
-pub fn run(command: Command) -> Result<()> {
+pub fn run(Lab { name, command }: Lab) -> Result<()> {
     root::become_root()?;
     match command {
-        Command::Up => up(),
-        Command::Down => down(),
+        Command::Up => up(&name),
+        Command::Down => down(&name),
         Command::Shell { netns } => {
             let shell = std::env::var_os("SHELL").unwrap_or_else(|| "sh".into());
-            enter(&netns, &[shell])
+            enter(&name, &netns, &[shell])
         }
-        Command::Exec { netns, command } => enter(&netns, &command),
+        Command::Exec { netns, command } => enter(&name, &netns, &command),
     }
 }
 
-fn up() -> Result<()> {
+fn up(name: &str) -> Result<()> {
     ensure!(
-        Lab::find(PREFIX)?.is_none(),
-        "the lab is up already; use it, or: cargo xtask lab down"
+        lab::Lab::find(name)?.is_none(),
+        "lab {name} is up already; use it, remove it (down), or raise another (--name)"
     );
-    let mut lab = Lab::kept(PREFIX)?;
+    let mut lab = lab::Lab::kept(name)?;
     if let Err(error) = topology::standard(&mut lab) {
-        Lab::remove(PREFIX)?;
+        lab::Lab::remove(name)?;
         return Err(error);
     }
     println!(
@@ -63,7 +69,7 @@ fn up() -> Result<()> {
                   ├─ lxdbr0 10.0.100.1  host  eth-up 198.51.100.1 ── 198.51.100.2  world  203.0.113.8
  c2 10.0.100.253 ─┘
 
-namespaces {PREFIX}-c1, -c2, -host and -world are up; the host masquerades 10.0.100.0/24
+namespaces {name}-c1, -c2, -host and -world are up; the host masquerades 10.0.100.0/24
 
     cargo xtask lab exec host target/release/pathtrace --ip 10.0.100.252
     cargo xtask lab exec c1 ping 203.0.113.8
@@ -73,15 +79,16 @@ namespaces {PREFIX}-c1, -c2, -host and -world are up; the host masquerades 10.0.
     Ok(())
 }
 
-fn down() -> Result<()> {
-    ensure!(Lab::find(PREFIX)?.is_some(), "the lab is not up: nothing to remove");
-    Lab::remove(PREFIX)?;
-    println!("the lab is gone");
+fn down(name: &str) -> Result<()> {
+    ensure!(lab::Lab::find(name)?.is_some(), "lab {name} is not up: nothing to remove");
+    lab::Lab::remove(name)?;
+    println!("lab {name} is gone");
     Ok(())
 }
 
-fn enter(netns: &str, command: &[OsString]) -> Result<()> {
-    let lab = Lab::find(PREFIX)?.context("the lab is not up; run: cargo xtask lab up")?;
+fn enter(name: &str, netns: &str, command: &[OsString]) -> Result<()> {
+    let lab = lab::Lab::find(name)?
+        .with_context(|| format!("lab {name} is not up; run: cargo xtask lab up"))?;
     let path = lab.netns(netns)?.path();
     let mut nsenter = process::Command::new("nsenter");
     // Only the network: `ip netns exec` would put another /sys over the one with BPF and cgroups.

@@ -43,8 +43,7 @@ enum Task {
         name: Option<String>,
     },
     /// A network of namespaces to play with
-    #[command(subcommand)]
-    Lab(lab::Command),
+    Lab(lab::Lab),
     /// Show pathtrace at work on a small network, from nothing
     Demo,
     /// Measure what tracing costs
@@ -67,7 +66,7 @@ fn carry_out(task: Task) -> Result<ExitCode> {
         Task::Build => drop(build::run()?),
         Task::Run { args } => run::run(&args)?,
         Task::Test { name } => return test::run(name.as_deref()),
-        Task::Lab(command) => lab::run(command)?,
+        Task::Lab(lab) => lab::run(lab)?,
         Task::Demo => demo::run()?,
         Task::Bench => bench::run()?,
     }

@@ -1,8 +1,11 @@
 //! The end of a packet: dropped or consumed. Either way it is followed no longer.
 
-use aya_ebpf::programs::BtfTracePointContext;
+use aya_ebpf::{
+    helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid},
+    programs::BtfTracePointContext,
+};
 use tracer_common::{
-    event::detail::{Detail as _, Drop, Hook},
+    event::detail::{Consume, Detail as _, Drop, Hook},
     point::Point,
 };
 
@@ -36,7 +39,16 @@ pub fn drop(ctx: &BtfTracePointContext) {
 pub fn consume(ctx: &BtfTracePointContext) {
     let packet = Packet::on_its_device(Skb::<Direct>::new(ctx.arg(0)));
     let Some(sighting) = known_itself(&packet) else { return };
-    emit(&packet, &sighting, &Report::plain(Point::Consume));
+    // SAFETY: a live map value; only the CPU that handles the packet touches it.
+    let delivered = unsafe { (*sighting.followed).delivered } != 0;
+    let mut detail = Consume::default();
+    if delivered && setting!(consume_locations) != 0 {
+        detail.location = ctx.arg::<*const u8>(1) as u64;
+        detail.comm = bpf_get_current_comm().unwrap_or_default();
+        detail.pid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    }
+    let detail = detail.to_wire();
+    emit(&packet, &sighting, &Report { point: Point::Consume, flags: 0, detail });
     forget(packet.skb.address());
 }
 

@@ -132,6 +132,18 @@ pub struct InHook {
     pub passed: u8,
 }
 
+/// Who was done with a packet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Consumer {
+    /// Return address in the kernel.
+    pub location: u64,
+    /// The process that ran, in the initial PID namespace. It is the packet's reader only where
+    /// the location is a socket's read.
+    pub pid: u32,
+    /// Its command name.
+    pub comm: String,
+}
+
 /// What was seen, with what only that point can tell.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "point")]
@@ -216,7 +228,11 @@ pub enum What {
         hook: Option<InHook>,
     },
     /// `consume`.
-    Consume,
+    Consume {
+        /// Of a packet that a stack or a socket had taken: who was done with it, where that is told.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        by: Option<Consumer>,
+    },
 }
 
 impl What {
@@ -235,7 +251,7 @@ impl What {
             What::QdiscDequeue { .. } => Point::QdiscDequeue,
             What::Socket { .. } => Point::Socket,
             What::Drop { .. } => Point::Drop,
-            What::Consume => Point::Consume,
+            What::Consume { .. } => Point::Consume,
         }
     }
 }

@@ -8,7 +8,7 @@ use tracer_common::{
     point::Point,
 };
 
-use super::{Captured, Event, Family, Headers, Hook, InHook, PacketId, Place, What};
+use super::{Captured, Consumer, Event, Family, Headers, Hook, InHook, PacketId, Place, What};
 
 /// Why a record could not be read: the kernel side and the user side disagree on the layout.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -82,7 +82,11 @@ fn what(e: &raw::Event) -> Result<What, WireError> {
         Point::DevReceive => What::DevReceive,
         Point::TcIngress => What::TcIngress,
         Point::TcEgress => What::TcEgress,
-        Point::Consume => What::Consume,
+        Point::Consume => {
+            let d = raw::detail::Consume::from_wire(&e.detail);
+            let by = Consumer { location: d.location, pid: d.pid, comm: text(&d.comm) };
+            What::Consume { by: (d.location != 0).then_some(by) }
+        }
         Point::NfPrerouting
         | Point::NfInput
         | Point::NfForward

@@ -51,6 +51,13 @@ const KINDS: &[Kind] = &[
         when: |h, _| h.proto == 6,
         end: BenignEnd::Delivered,
     },
+    // The pieces of a packet that was put together again: freed with the whole, which was read.
+    Kind {
+        reasons: &[UNSPECIFIED],
+        functions: &["skb_release_data"],
+        when: |_, _| true,
+        end: BenignEnd::Consumed,
+    },
     // Multicast listener reports and queries, freed after they were worked on.
     Kind {
         reasons: &[UNSPECIFIED],
@@ -105,7 +112,20 @@ const KINDS: &[Kind] = &[
     },
 ];
 
+/// Where a task's read from a datagram socket frees the packet (net/ipv4/udp.c, net/core/datagram.c).
+const READS: [&str; 5] = [
+    "skb_consume_udp",
+    "udp_recvmsg",
+    "udpv6_recvmsg",
+    "skb_free_datagram",
+    "__skb_free_datagram_locked",
+];
+
 impl<K: KernelNames> Benign for HarmlessEnds<K> {
+    fn is_read(&self, location: u64) -> bool {
+        self.0.symbol(location).is_some_and(|function| READS.contains(&function.in_source()))
+    }
+
     fn end(
         &self,
         reason: Option<u32>,

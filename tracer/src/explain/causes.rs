@@ -2,7 +2,7 @@
 //! and what to check or change.
 //!
 //! The first row that matches explains a drop. `{…}` in a sentence is filled in by
-//! [`super::words`]; advice that names something unknown is left out.
+//! `super::words`; advice that names something unknown is left out.
 
 use crate::{event::Family, journey::HopDetail};
 
@@ -30,6 +30,8 @@ pub(super) struct Case {
     pub(super) route: Option<(u8, i32)>,
     /// It died in one of the five IP hooks.
     pub(super) in_hook: bool,
+    /// It died right behind all chains of LOCAL_IN or POST_ROUTING, where connections are confirmed.
+    pub(super) confirming: bool,
     pub(super) clone: bool,
 }
 
@@ -72,6 +74,10 @@ pub(super) const CAUSES: &[Cause] = causes! {
     ["NETFILTER_DROP"], [], |case| case.family == Family::Arp =>
         "a rule for ARP (arptables or the arp family of nftables) in {netns} dropped it at {dev}";
         ["{exec}nft list ruleset arp", "{exec}arptables -L -v"]; [];
+    ["NETFILTER_DROP"], [], |case| case.confirming =>
+        "connection tracking in {netns} did not confirm it: its table is full, or another packet was quicker with the same addresses and ports";
+        ["{exec}conntrack -S", "{exec}sysctl net.netfilter.nf_conntrack_count net.netfilter.nf_conntrack_max"];
+        ["net.netfilter.nf_conntrack_count", "net.netfilter.nf_conntrack_max"];
     ["NETFILTER_DROP"], [], |case| !case.in_hook =>
         "a rule of the bridge family or of a device's ingress or egress hook dropped it at {dev} in {netns}";
         ["{exec}nft list ruleset bridge", "{exec}nft list ruleset netdev", "{exec}ebtables -L --Lc"]; [];

@@ -1,7 +1,7 @@
 //! A journey that did not arrive + evidence of the machine → why, and what to do about it.
 //!
-//! [`facts`] says what evidence is, [`causes`] is the table of what the kernel's reasons mean,
-//! [`netfilter`] finds the base chain, and [`HarmlessEnds`] knows the drops that are none.
+//! `facts` says what evidence is, `causes` is the table of what the kernel's reasons mean,
+//! `netfilter` finds the base chain, and [`HarmlessEnds`] knows the drops that are none.
 
 mod benign;
 mod causes;
@@ -20,7 +20,7 @@ pub use facts::{
 use serde_json::{Map, Value};
 
 use crate::{
-    event::Place,
+    event::{Hook, InHook, Place},
     journey::{Direction, HopDetail, Journey, LostWhy, Outcome},
 };
 use causes::Case;
@@ -118,6 +118,7 @@ fn dropped(
         proto: journey.headers.proto,
         route: Case::route_of(journey.hops.iter().map(|hop| &hop.detail)),
         in_hook,
+        confirming: !in_hook && is_confirming(journey),
         clone: journey.parent.is_some(),
     };
     let symbol = evidence.symbol(location);
@@ -135,6 +136,25 @@ fn dropped(
             explanation.evidence.insert(name, Value::String(value));
         }
     }
+}
+
+/// Whether the last thing that happened to the packet was to be accepted by all chains of a hook
+/// where conntrack confirms connections, behind them (`nf_confirm`).
+fn is_confirming(journey: &Journey) -> bool {
+    let mut before_the_end = journey
+        .hops
+        .iter()
+        .rev()
+        .map(|hop| &hop.detail)
+        .skip_while(|detail| matches!(detail, HopDetail::Drop { .. } | HopDetail::Nat { .. }));
+    matches!(
+        before_the_end.next(),
+        Some(HopDetail::Netfilter {
+            hook: InHook { hook: Hook::Input | Hook::Postrouting, .. },
+            accepted: Some(true),
+            ..
+        })
+    )
 }
 
 /// An interface within the dotted name of a setting: its own dots become slashes there.

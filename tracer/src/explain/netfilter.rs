@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use super::{BaseChain, Decision, Evidence, Explanation, words::Words};
-use crate::event::{Family, InHook};
+use crate::event::InHook;
 
 /// Priorities of the kernel's own work at a hook.
 const OWN: &[(i32, &str)] = &[
@@ -13,7 +13,6 @@ const OWN: &[(i32, &str)] = &[
     (-100, "destination NAT"),
     (100, "source NAT"),
     (300, "connection tracking helpers"),
-    (i32::MAX, "the confirmation of the connection (a full or clashing table)"),
 ];
 
 pub(super) fn explain(
@@ -24,10 +23,7 @@ pub(super) fn explain(
     evidence: &(impl Evidence + ?Sized),
 ) {
     let name = hook.hook.name();
-    let list = match hook.family {
-        Family::Ipv6 => "{exec}nft list ruleset ip6",
-        _ => "{exec}nft list ruleset ip",
-    };
+    let list = "{exec}nft list ruleset";
     let Some(bracket) = evidence.bracket(netns, hook) else {
         explanation.why = words.sentence(&format!(
             "netfilter dropped it at {name} in {{netns}}; the base chains there are not known"

@@ -213,7 +213,7 @@ fn a_lost_journey_says_where_it_was_last_seen() {
     let said = explain(&journey, &()).unwrap();
     assert_eq!(said.why, "the trace ended while it was on its way, after dev_receive");
     assert_eq!((said.reason, said.location), (None, None));
-    let journey = journeys(query().see(What::DevXmit).see(What::Consume).events()).remove(0);
+    let journey = journeys(query().see(What::DevXmit).see(consume()).events()).remove(0);
     assert_eq!(explain(&journey, &()), None);
 }
 

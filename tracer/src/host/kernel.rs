@@ -23,9 +23,6 @@ pub struct Kernel {
     pub root: bool,
     /// The capabilities for tracing that this process lacks.
     pub missing: Vec<Capability>,
-    /// Whether other network namespaces can be entered (CAP_SYS_ADMIN). Without it only this
-    /// process's own is looked at.
-    pub enters_namespaces: bool,
     /// Whether the kernel has BTF.
     pub btf: bool,
 }
@@ -65,10 +62,12 @@ pub enum Capability {
     Perfmon,
     /// Attaching to devices and netfilter hooks.
     NetAdmin,
+    /// Entering the network namespaces of containers.
+    SysAdmin,
 }
 
 impl Capability {
-    const ALL: [Self; 3] = [Self::Bpf, Self::Perfmon, Self::NetAdmin];
+    const ALL: [Self; 4] = [Self::Bpf, Self::Perfmon, Self::NetAdmin, Self::SysAdmin];
 
     /// As `capabilities(7)` has it.
     pub fn name(self) -> &'static str {
@@ -76,6 +75,7 @@ impl Capability {
             Self::Bpf => "CAP_BPF",
             Self::Perfmon => "CAP_PERFMON",
             Self::NetAdmin => "CAP_NET_ADMIN",
+            Self::SysAdmin => "CAP_SYS_ADMIN",
         }
     }
 
@@ -86,6 +86,7 @@ impl Capability {
             Self::Bpf => admin || set.contains(CapabilitySet::BPF),
             Self::Perfmon => admin || set.contains(CapabilitySet::PERFMON),
             Self::NetAdmin => set.contains(CapabilitySet::NET_ADMIN),
+            Self::SysAdmin => admin,
         }
     }
 }
@@ -124,7 +125,6 @@ impl Kernel {
             lockdown: lockdown(),
             root: rustix::process::geteuid().is_root(),
             missing: Capability::ALL.into_iter().filter(lacks).collect(),
-            enters_namespaces: effective.contains(CapabilitySet::SYS_ADMIN),
             btf: Path::new(BTF).exists(),
         })
     }
@@ -187,7 +187,6 @@ mod tests {
             lockdown: Some(Lockdown::Integrity),
             root: true,
             missing: Vec::new(),
-            enters_namespaces: true,
             btf: true,
         }
     }
@@ -222,7 +221,7 @@ mod tests {
     fn cap_sys_admin_stands_for_bpf_and_perfmon_but_not_for_net_admin() {
         let admin = CapabilitySet::SYS_ADMIN;
         let held: Vec<_> = Capability::ALL.iter().map(|c| c.is_in(admin)).collect();
-        assert_eq!(held, [true, true, false]);
+        assert_eq!(held, [true, true, false, true]);
         assert!(Capability::ALL.iter().all(|c| !c.is_in(CapabilitySet::empty())));
     }
 

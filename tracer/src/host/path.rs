@@ -43,6 +43,10 @@ impl Path {
         for (place, link) in owners {
             walk.visit(place);
             walk.arrive(place.netns);
+            if link.is_loopback() {
+                // An address of no interface: its packets use any.
+                walk.visit_all(snapshot.links().filter(|(p, _)| p.netns == place.netns));
+            }
             if link.is_bridge() {
                 // Packets of the bridge's own address use any port.
                 walk.visit_all(

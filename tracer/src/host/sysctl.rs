@@ -5,8 +5,8 @@ use std::{fs, io::ErrorKind, path::PathBuf};
 
 use super::{Error, netns::Netns};
 
-/// Reads a setting, named as `sysctl` does (`net.ipv4.conf.eth0.rp_filter`). Where the name of an
-/// interface has a dot, use slashes throughout (`net/ipv4/conf/eth0.100/rp_filter`).
+/// Reads a setting, named as `sysctl` does: `net.ipv4.conf.eth0.rp_filter`, and where the name of
+/// an interface has a dot `net.ipv4.conf.eth0/100.rp_filter`, or slashes throughout.
 ///
 /// # Errors
 /// When the namespace is gone, or the kernel has no such setting; a name outside `net` is refused.
@@ -18,12 +18,17 @@ pub fn read(netns: &Netns, name: &str) -> Result<String, Error> {
     Ok(value.trim_end().to_owned())
 }
 
+/// As `sysctl(8)` reads names: whichever of `.` and `/` comes first separates; after a dot, a
+/// slash stands for a dot within a part.
 fn path_of(name: &str) -> Option<PathBuf> {
-    let separator = if name.contains('/') { '/' } else { '.' };
-    let parts: Vec<_> = name.split(separator).collect();
-    let plain = |part: &&str| !part.is_empty() && *part != "." && *part != "..";
-    let good = parts.first() == Some(&"net") && parts.len() > 1 && parts.iter().all(plain);
-    good.then(|| std::iter::once("/proc/sys").chain(parts).collect())
+    let separator = name.chars().find(|c| matches!(c, '.' | '/'))?;
+    let within = |part: &str| if separator == '.' { part.replace('/', ".") } else { part.into() };
+    let parts: Vec<String> = name.split(separator).map(within).collect();
+    let plain = |part: &String| !part.is_empty() && part != "." && part != "..";
+    let good = parts.first().is_some_and(|first| first == "net")
+        && parts.len() > 1
+        && parts.iter().all(plain);
+    good.then(|| std::iter::once("/proc/sys".to_owned()).chain(parts).collect())
 }
 
 #[cfg(test)]

@@ -87,6 +87,8 @@ pub struct Assembler<B = ()> {
     finished: u64,
     /// How far time has come, by events and by what was told.
     now: u64,
+    /// The latest time before which events are known to have been lost.
+    last_loss: Option<u64>,
     counts: Counts,
 }
 
@@ -114,6 +116,7 @@ impl<B: Benign> Assembler<B> {
             flows: FlowTable::new(limits.flows),
             finished: 0,
             now: 0,
+            last_loss: None,
             counts: Counts::default(),
         }
     }
@@ -140,7 +143,7 @@ impl<B: Benign> Assembler<B> {
         self.now = self.now.max(event.time);
         let id = event.id;
         if let Some(&reader_expected) = self.ended.peek(&id) {
-            if reader_expected && matches!(event.what, What::Socket { .. } | What::Consume) {
+            if reader_expected && matches!(event.what, What::Socket { .. } | What::Consume { .. }) {
                 self.counts.expected_late += 1;
             } else {
                 self.counts.late += 1;
@@ -192,6 +195,12 @@ impl<B: Benign> Assembler<B> {
         }
     }
 
+    /// Events were lost before `now` (ns), it is not known of which packets. A journey that has had
+    /// none since then may lack its end.
+    pub fn lost_events(&mut self, now: u64) {
+        self.last_loss = self.last_loss.max(Some(now));
+    }
+
     /// The trace ends: every journey in the making is ended.
     pub fn finish(&mut self, done: &mut Vec<Journey>) {
         let mut rest: Vec<_> = self.making.iter().map(|(id, m)| (m.began(), *id)).collect();
@@ -239,7 +248,9 @@ impl<B: Benign> Assembler<B> {
         let member = self.flows.settle(making.member, &making.headers);
 
         let path = Path::new(parent, making.events.into_iter().map(|s| s.event), &self.benign);
-        let outcome = outcome(&path, cause, quiet);
+        // A gap within tells itself; one behind the last event that came does not.
+        let cut = path.end == End::None && self.last_loss >= Some(making.last_seen);
+        let outcome = outcome(&path, cause, quiet && !cut, cut);
         let reader_expected = path.end == End::None
             && matches!(outcome, Outcome::Delivered { .. } | Outcome::Transmitted { .. });
         self.ended.push(id, reader_expected);
@@ -260,18 +271,19 @@ impl<B: Benign> Assembler<B> {
             duration: path.hops.last().map_or(0, |hop| hop.at),
             length: path.length,
             outcome,
-            complete: whole,
+            complete: whole && !cut,
             leftover: (path.end == End::None).then_some(skb),
             hops: path.hops,
         });
     }
 }
 
-/// How a journey ended; `quiet`: nothing of it was on its way any more when it was ended.
-fn outcome(path: &Path, cause: Cause, quiet: bool) -> Outcome {
+/// How a journey ended; `quiet`: nothing of it was on its way any more when it was ended; `cut`:
+/// events may be missing at its end, so that silence tells nothing.
+fn outcome(path: &Path, cause: Cause, quiet: bool, cut: bool) -> Outcome {
     let last = path.last_before_end();
     let delivered = path.taken.map(|hop| Outcome::Delivered { hop });
-    let sent = path.sent.map(|hop| Outcome::Transmitted { hop });
+    let sent = path.sent.filter(|_| !cut).map(|hop| Outcome::Transmitted { hop });
     match path.end {
         End::Drop { hop, reason, location, in_hook } => {
             Outcome::Dropped { hop, reason, location, in_hook }
@@ -355,7 +367,7 @@ impl Making {
             self.parent = event.parent;
         }
         self.last_seen = self.last_seen.max(event.time);
-        self.end_seen |= matches!(event.what, What::Drop { .. } | What::Consume);
+        self.end_seen |= matches!(event.what, What::Drop { .. } | What::Consume { .. });
         self.events.insert(at, Seen { number, event });
         true
     }

@@ -65,7 +65,7 @@ mod tests {
     /// A journey that began at this time, µs, and took 1 µs.
     fn journey(id: u64, start: u64) -> Journey {
         let packet = packet(id, arp("10.0.0.1", "10.0.0.2", 1)).starting(start * 1_000);
-        journeys(packet.see(What::DevReceive).see(What::Consume).events()).pop().unwrap()
+        journeys(packet.see(What::DevReceive).see(consume()).events()).pop().unwrap()
     }
 
     fn starts(journeys: &[Journey]) -> Vec<(u64, u64)> {

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use tracer_common::point::Point;
 
 use super::{Benign, BenignEnd, Hop, HopDetail, NatKind, Rewritten, flow::ends};
-use crate::event::{Event, Family, Headers, Hook, InHook, PacketId, Place, What};
+use crate::event::{Consumer, Event, Family, Headers, Hook, InHook, PacketId, Place, What};
 
 /// The hops of a packet and what its end rests on.
 #[derive(Debug)]
@@ -152,7 +152,10 @@ impl Walk {
                 HopDetail::Qdisc { kind, handle, delay }
             }
             What::Socket { pid, comm } => {
-                self.path.taken = Some(index);
+                // From a tun or tap device a program reads what was transmitted there.
+                if self.path.sent.is_none() {
+                    self.path.taken = Some(index);
+                }
                 HopDetail::Socket { pid, comm }
             }
             What::Drop { reason, location, hook } => {
@@ -162,15 +165,30 @@ impl Walk {
                 }
                 return;
             }
-            What::Consume => {
+            What::Consume { by } => {
+                if let Some(by) = by.filter(|by| benign.is_read(by.location)) {
+                    self.read_by(by, seen);
+                }
                 self.path.end = End::Consume;
                 HopDetail::None
             }
         };
-        if point != Point::Consume {
+        if !matches!(point, Point::Consume | Point::Socket) {
             self.path.sent = (point == Point::DevXmit).then_some(index);
         }
         self.path.hops.push(Hop { bytes, ..seen.hop(point, detail) });
+    }
+
+    /// A task has read the packet from its socket, and that was its end.
+    fn read_by(&mut self, reader: Consumer, seen: Seen) {
+        let hops = &mut self.path.hops;
+        if hops.iter().any(|hop| hop.point == Point::Socket) {
+            return;
+        }
+        self.path.taken = Some(hops.len());
+        let Consumer { pid, comm, .. } = reader;
+        let detail = HopDetail::Socket { pid: Some(pid), comm: Some(comm) };
+        hops.push(seen.hop(Point::Socket, detail));
     }
 
     fn drop(

@@ -55,8 +55,8 @@ pub struct Journey {
     pub leftover: Option<u64>,
 }
 
-/// Knows the drops that are none: frees that the kernel reports as drops although the packet had
-/// done its work. What they are is a matter of names, which journeys do not have; see
+/// Knows what the end of a packet means: the drops that are none, frees that the kernel reports as drops although the
+/// packet had done its work, and the ends that are a task's read. What they are is a matter of names, which journeys do not have; see
 /// [`crate::explain`].
 pub trait Benign {
     /// How a packet really ended that was dropped outside of a netfilter hook; `None` where it
@@ -68,6 +68,12 @@ pub trait Benign {
         headers: &Headers,
         clone: bool,
     ) -> Option<BenignEnd>;
+
+    /// Whether code at this address is done with a packet because a task has read it from its
+    /// socket.
+    fn is_read(&self, _location: u64) -> bool {
+        false
+    }
 }
 
 /// How a packet ended whose drop is none.
@@ -131,7 +137,7 @@ pub enum HopDetail {
         /// Address and port after.
         to: (IpAddr, u16),
     },
-    /// A routing decision; as [`What::Route`].
+    /// A routing decision; as [`What::Route`](crate::event::What::Route).
     Route {
         /// Table.
         table: u32,
@@ -146,7 +152,7 @@ pub enum HopDetail {
         /// The look-up of the reverse path.
         reverse: bool,
     },
-    /// A neighbour; as [`What::Neigh`].
+    /// A neighbour; as [`What::Neigh`](crate::event::What::Neigh).
     Neigh {
         /// `NUD_*` bits.
         state: u8,

@@ -64,6 +64,10 @@ pub(crate) fn drop(reason: u32, in_hook: Option<InHook>) -> What {
     What::Drop { reason: Some(reason), location: 0xffff_0000 + u64::from(reason), hook: in_hook }
 }
 
+pub(crate) fn consume() -> What {
+    What::Consume { by: None }
+}
+
 pub(crate) fn socket() -> What {
     What::Socket { pid: Some(42), comm: Some("nc".into()) }
 }

@@ -6,7 +6,7 @@ use proptest::{prelude::*, sample::subsequence};
 use tracer_common::point::Point;
 
 use super::{sample::*, *};
-use crate::event::{Family, Hook, What};
+use crate::event::{Consumer, Family, Hook, What};
 
 const SYN: u8 = 0x02;
 const SYN_ACK: u8 = 0x12;
@@ -34,6 +34,68 @@ fn ping() -> Packet {
 }
 
 #[test]
+fn what_a_program_reads_from_a_device_was_transmitted() {
+    let journey = one(ping().see(What::DevXmit).see(socket()).see(consume()));
+    assert_eq!(journey.outcome, Outcome::Transmitted { hop: 0 });
+    assert_eq!(journey.hops[1].point, Point::Socket);
+}
+
+#[test]
+fn a_read_that_ends_a_packet_names_the_reader() {
+    struct Reads;
+    impl Benign for Reads {
+        fn end(&self, _: Option<u32>, _: u64, _: &Headers, _: bool) -> Option<BenignEnd> {
+            None
+        }
+        fn is_read(&self, location: u64) -> bool {
+            location == 7
+        }
+    }
+    let by = |location| Some(Consumer { location, pid: 42, comm: "dnsmasq".into() });
+    let ended = |location| {
+        let packet = packet(1, udp("10.0.0.1", 1, "10.0.0.2", 53)).see(enter(Hook::Input));
+        let packet = packet.see(exit(Hook::Input)).see(What::Consume { by: by(location) });
+        journeys_with(Reads, packet.events()).remove(0)
+    };
+
+    let (read, other) = (ended(7), ended(8));
+
+    let detail = HopDetail::Socket { pid: Some(42), comm: Some("dnsmasq".into()) };
+    assert_eq!((&read.hops[1].detail, &read.outcome), (&detail, &Outcome::Delivered { hop: 1 }));
+    assert_eq!(other.outcome, Outcome::Delivered { hop: 0 });
+}
+
+#[test]
+fn silence_after_a_loss_is_not_taken_for_an_end() {
+    let (mut assembler, mut done) = (Assembler::new(LIMITS, ()), Vec::new());
+    let sent = packet(1, udp("10.0.0.1", 1, "10.0.0.2", 2)).see(What::DevXmit).events();
+    for event in sent {
+        assembler.push(event, &mut done);
+    }
+
+    assembler.lost_events(MS);
+    assembler.advance(10_000 * MS, &mut done);
+
+    assert!(!done[0].complete);
+    assert!(matches!(done[0].outcome, Outcome::Lost { .. }), "{:?}", done[0].outcome);
+}
+
+#[test]
+fn a_loss_before_the_last_event_leaves_a_whole_journey_alone() {
+    let (mut assembler, mut done) = (Assembler::new(LIMITS, ()), Vec::new());
+    assembler.lost_events(1);
+    let sent = packet(1, udp("10.0.0.1", 1, "10.0.0.2", 2)).see(What::DevXmit).events();
+    for event in sent {
+        assembler.push(event, &mut done);
+    }
+
+    assembler.advance(10_000 * MS, &mut done);
+
+    assert!(done[0].complete);
+    assert!(matches!(done[0].outcome, Outcome::Transmitted { .. }), "{:?}", done[0].outcome);
+}
+
+#[test]
 fn a_segment_that_others_were_merged_into_at_its_socket_keeps_its_own_length() {
     let mut events = packet(1, tcp("10.0.0.1", 1, "10.0.0.2", 2, 0x18))
         .see(What::DevReceive)
@@ -54,7 +116,7 @@ fn a_forwarded_packet_is_transmitted() {
         .see(What::DevReceive)
         .see(enter(Hook::Forward))
         .see(What::DevXmit)
-        .see(What::Consume));
+        .see(consume()));
     assert_eq!(journey.outcome, Outcome::Transmitted { hop: 5 });
     assert_eq!([accepted(&journey, 0), accepted(&journey, 4)], [Some(true); 2]);
     assert!(journey.complete);
@@ -68,7 +130,7 @@ fn input_left_and_consumed_is_delivered() {
         .see(What::DevReceive)
         .see(enter(Hook::Input))
         .see(exit(Hook::Input))
-        .see(What::Consume));
+        .see(consume()));
     assert_eq!(points(&journey), ["dev_receive", "nf_input", "consume"]);
     assert_eq!(journey.outcome, Outcome::Delivered { hop: 1 });
     assert!(matches!(
@@ -80,7 +142,7 @@ fn input_left_and_consumed_is_delivered() {
 #[test]
 fn the_socket_is_where_it_was_delivered() {
     let journey =
-        one(ping().see(enter(Hook::Input)).see(exit(Hook::Input)).see(socket()).see(What::Consume));
+        one(ping().see(enter(Hook::Input)).see(exit(Hook::Input)).see(socket()).see(consume()));
     assert_eq!(journey.outcome, Outcome::Delivered { hop: 1 });
     assert_eq!(journey.hops[1].point, Point::Socket);
 }
@@ -90,7 +152,7 @@ fn consumed_elsewhere_is_consumed() {
     let journey = one(packet(1, arp("10.0.0.1", "10.0.0.2", 1))
         .see(What::DevReceive)
         .see(What::TcIngress)
-        .see(What::Consume));
+        .see(consume()));
     assert_eq!(journey.outcome, Outcome::Consumed { hop: 1 });
 }
 
@@ -135,7 +197,7 @@ fn a_drop_elsewhere_is_about_the_hop_before() {
 
 #[test]
 fn a_clone_begins_with_where_it_came_from() {
-    let journey = one(ping().cloned_from(5).see(What::DevXmit).see(What::Consume));
+    let journey = one(ping().cloned_from(5).see(What::DevXmit).see(consume()));
     assert_eq!(journey.hops[0].detail, HopDetail::Clone { parent: PacketId(5) });
     assert_eq!(points(&journey), ["clone", "dev_xmit", "consume"]);
     assert_eq!(journey.outcome, Outcome::Transmitted { hop: 1 });
@@ -148,7 +210,7 @@ fn nat_is_seen_at_the_exit_and_follows_its_hook() {
         .becomes(udp("198.51.100.10", 4001, "203.0.113.8", 53))
         .see(exit(Hook::Postrouting))
         .see(What::DevXmit)
-        .see(What::Consume));
+        .see(consume()));
     assert_eq!(points(&journey), ["nf_postrouting", "nat", "dev_xmit", "consume"]);
     assert_eq!(
         journey.hops[1].detail,
@@ -172,7 +234,7 @@ fn nat_is_seen_later_when_the_exit_is_lost() {
         .becomes(udp("192.0.2.1", 4000, "10.0.0.2", 80))
         .see(route(3, 0, 1))
         .see(What::DevXmit)
-        .see(What::Consume));
+        .see(consume()));
     assert_eq!(points(&journey), ["nf_prerouting", "nat", "route", "dev_xmit", "consume"]);
     assert!(matches!(journey.hops[1].detail, HopDetail::Nat { kind: NatKind::Dnat, .. }));
     assert_eq!(journey.nat.dst, Some(ip("10.0.0.2")));
@@ -289,7 +351,7 @@ fn a_slow_reader_is_no_defect() {
         .see(enter(Hook::Input))
         .see(exit(Hook::Input))
         .see(socket())
-        .see(What::Consume)
+        .see(consume())
         .see(What::DevXmit)
         .events()
         .into_iter();
@@ -399,7 +461,7 @@ fn a_harmless_end_alone_is_no_journey() {
     let mut done = Vec::new();
     let all = [
         ping().see(drop(3, None)),
-        packet(2, udp("10.0.0.1", 1, "10.0.0.2", 2)).cloned_from(1).see(What::Consume),
+        packet(2, udp("10.0.0.1", 1, "10.0.0.2", 2)).cloned_from(1).see(consume()),
     ];
     for event in all.into_iter().flat_map(Packet::events) {
         assembler.push(event, &mut done);
@@ -410,7 +472,7 @@ fn a_harmless_end_alone_is_no_journey() {
 }
 
 fn flow_of(packets: Vec<Packet>) -> Vec<(u64, Direction, Flow)> {
-    let mut all = journeys(packets.into_iter().flat_map(|p| p.see(What::Consume).events()));
+    let mut all = journeys(packets.into_iter().flat_map(|p| p.see(consume()).events()));
     all.sort_by_key(|journey| journey.id);
     all.iter().map(|j| (j.flow.id.0, j.direction, j.flow)).collect()
 }

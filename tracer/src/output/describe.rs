@@ -1,5 +1,7 @@
 //! Numbers of protocols and kernels in the words that `ip`, `tc` and `tcpdump` use for them.
 
+use pnet_packet::{ip::IpNextHeaderProtocol, tcp::TcpFlags};
+
 use crate::event::{Family, Headers};
 
 /// A protocol as `--proto` takes it.
@@ -75,26 +77,29 @@ pub(super) fn packet(h: &Headers) -> String {
         },
         (_, 6) => {
             let flags = tcp_flags(h.l4_kind);
-            if h.l4_kind & 0x10 != 0 {
+            if h.l4_kind & TcpFlags::ACK != 0 {
                 format!("{flags} seq {} ack {}", h.seq, h.ack)
             } else {
                 format!("{flags} seq {}", h.seq)
             }
         }
-        _ => String::new(),
+        (Family::Other, _) => "neither IP nor ARP".to_owned(),
+        (_, 17) => String::new(),
+        // The name that IANA gave to the number.
+        (_, proto) => IpNextHeaderProtocol(proto).to_string(),
     }
 }
 
 fn tcp_flags(bits: u8) -> String {
     const NAMES: [(u8, &str); 8] = [
-        (0x02, "SYN"),
-        (0x01, "FIN"),
-        (0x04, "RST"),
-        (0x08, "PSH"),
-        (0x20, "URG"),
-        (0x10, "ACK"),
-        (0x40, "ECE"),
-        (0x80, "CWR"),
+        (TcpFlags::SYN, "SYN"),
+        (TcpFlags::FIN, "FIN"),
+        (TcpFlags::RST, "RST"),
+        (TcpFlags::PSH, "PSH"),
+        (TcpFlags::URG, "URG"),
+        (TcpFlags::ACK, "ACK"),
+        (TcpFlags::ECE, "ECE"),
+        (TcpFlags::CWR, "CWR"),
     ];
     let set: Vec<_> = NAMES.iter().filter(|(bit, _)| bits & bit != 0).map(|(_, n)| *n).collect();
     if set.is_empty() { "no flags".to_owned() } else { set.join("+") }

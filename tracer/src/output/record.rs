@@ -239,7 +239,7 @@ pub enum OutcomeKind {
 /// A base chain (or, where it is known, a rule of it) that decided.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Rule {
-    /// `nftables`.
+    /// `nftables` or `iptables-legacy`.
     pub backend: String,
     /// `ip`, `ip6` or `inet`.
     pub family: String,
@@ -322,6 +322,8 @@ pub struct LostEvents {
     pub learned_full: u64,
     /// The table of journeys in the making was full: journeys ended early.
     pub journeys_evicted: u64,
+    /// Flows forgotten because there were too many: their later packets count as another flow.
+    pub flows_evicted: u64,
     /// Events that came after their journey had ended, or twice.
     pub late: u64,
     /// Records that could not be read.

@@ -139,7 +139,7 @@ fn translated() -> record::Journey {
             .see(queue(true))
             .see(queue(false))
             .see(What::DevXmit)
-            .see(What::Consume)
+            .see(consume())
             .events(),
     )
 }
@@ -333,7 +333,7 @@ fn a_line_is_what_the_record_is() {
 fn hostile_names_do_not_reach_the_terminal() {
     let headers = Headers { family: Family::Other, ..udp("0.0.0.0", 0, "0.0.0.0", 0) };
     let socket = What::Socket { pid: Some(1), comm: Some("a\x1b]0;x\x07\u{202e}".to_owned()) };
-    let journey = record(packet(1, headers).at(3, 9).see(socket).see(What::Consume).events());
+    let journey = record(packet(1, headers).at(3, 9).see(socket).see(consume()).events());
     for hops in [Hops::All, Hops::Main] {
         let text = text(hops, &journey);
         assert!(text.chars().all(|c| c == '\n' || !c.is_control()), "{text:?}");

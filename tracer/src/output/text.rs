@@ -167,8 +167,9 @@ impl<W: Write> Sink for Text<W> {
         let o = &summary.outcomes;
         writeln!(
             self.out,
-            "{head}{} journeys in {}{head:#}: {} transmitted, {} delivered, {} dropped, {} consumed, {} lost",
+            "{head}{} journey{} in {}{head:#}: {} transmitted, {} delivered, {} dropped, {} consumed, {} lost",
             summary.journeys,
+            if summary.journeys == 1 { "" } else { "s" },
             duration(summary.duration_ns),
             o.transmitted,
             o.delivered,
@@ -190,6 +191,7 @@ impl<W: Write> Sink for Text<W> {
             (lost.probe_missed, "sightings missed: a program could not run"),
             (lost.learned_full, "replies not followed: the table of learned replies was full"),
             (lost.journeys_evicted, "journeys ended early: too many at once"),
+            (lost.flows_evicted, "flows forgotten: too many at once"),
             (lost.late, "events too late or twice"),
             (lost.undecodable, "records that could not be read"),
         ];
@@ -206,7 +208,7 @@ impl<W: Write> Sink for Text<W> {
     }
 }
 
-/// `#17 icmp 10.0.0.2 → 203.0.113.8  echo request id 7 seq 1  98 bytes  flow 3  snat 198.51.100.10`
+/// `#17 icmp 10.0.0.2 → 203.0.113.8  echo request id 7 seq 1  98 bytes  flow 3 original  snat 198.51.100.10`
 fn header(journey: &Journey) -> String {
     let packet = &journey.packet;
     let mut text = format!(

@@ -234,11 +234,13 @@ impl Probes {
     pub fn load(request: &Request, types: Types) -> anyhow::Result<Self> {
         let Types { kernel, names, loader } = types;
         let offsets = offsets::resolve(&kernel);
-        let drop_arguments = offsets::tracepoint_arguments(&kernel, "kfree_skb").unwrap_or(0);
+        let arguments =
+            |tracepoint| offsets::tracepoint_arguments(&kernel, tracepoint).unwrap_or(0);
         let settings = Settings {
             snaplen: request.snaplen,
             capture_everywhere: request.capture_everywhere.into(),
-            drop_reasons: (drop_arguments >= 3).into(),
+            drop_reasons: (arguments("kfree_skb") >= 3).into(),
+            consume_locations: (arguments("consume_skb") >= 2).into(),
             follow_replies: 1,
             wake_bytes: (request.ring_bytes / 4).min(WAKE_BYTES),
         };
@@ -440,17 +442,26 @@ impl Probes {
     /// # Errors
     /// When the kernel refuses to read the map.
     pub fn lost(&self) -> anyhow::Result<Lost> {
-        let map = self.ebpf.map("LOST").ok_or_else(|| anyhow!("the map LOST is missing"))?;
-        let counts: PerCpuArray<_, u64> = PerCpuArray::try_from(map)?;
-        let sum = |loss: Loss| -> anyhow::Result<u64> {
-            Ok(counts.get(&(loss as u32), 0).context("cannot read map LOST")?.iter().sum())
-        };
         Ok(Lost {
-            ring_full: sum(Loss::RingFull)?,
-            tracking_full: sum(Loss::TrackingFull)?,
-            learned_full: sum(Loss::LearnedFull)?,
+            ring_full: self.count(Loss::RingFull)?,
+            tracking_full: self.count(Loss::TrackingFull)?,
+            learned_full: self.count(Loss::LearnedFull)?,
             probe_missed: self.missed(),
         })
+    }
+
+    /// Events that the ring buffer had no room for so far. Cheap: to be asked again and again.
+    ///
+    /// # Errors
+    /// When the kernel refuses to read the map.
+    pub fn lost_events(&self) -> anyhow::Result<u64> {
+        self.count(Loss::RingFull)
+    }
+
+    fn count(&self, loss: Loss) -> anyhow::Result<u64> {
+        let map = self.ebpf.map("LOST").ok_or_else(|| anyhow!("the map LOST is missing"))?;
+        let counts: PerCpuArray<_, u64> = PerCpuArray::try_from(map)?;
+        Ok(counts.get(&(loss as u32), 0).context("cannot read map LOST")?.iter().sum())
     }
 
     /// Runs skipped because the program was already running on that CPU

@@ -68,12 +68,10 @@ impl Programs {
     /// # Errors
     /// What the kernel said.
     pub fn check(&mut self) -> anyhow::Result<()> {
-        self.load("nf_enter").map(drop).or_else(|why| {
-            let since = KernelVersion::new(6, 4, 0);
-            match KernelVersion::current() {
-                Ok(now) if now < since => Err(anyhow!("netfilter links came with Linux 6.4")),
-                _ => Err(why),
-            }
+        let since = KernelVersion::new(6, 4, 0);
+        let is_older = KernelVersion::current().is_ok_and(|now| now < since);
+        self.load("nf_enter").map_err(|why| {
+            if is_older { anyhow!("netfilter links came with Linux 6.4") } else { why }
         })?;
         self.load("nf_exit").map(drop)
     }

@@ -21,7 +21,7 @@ use crate::{
         symbols::{Function, Symbols},
         sysctl,
     },
-    probe::brackets::Brackets,
+    probe::brackets::{self, Brackets, Interval},
 };
 
 /// How long an answer of the machine is good: a flood of drops asks once, a person who has just
@@ -133,6 +133,11 @@ impl Names for Machine {
         let names = self.snapshot.names(place);
         DeviceName { name: names.link.map(str::to_owned), bridge: names.bridge.map(str::to_owned) }
     }
+
+    fn owner(&self, address: IpAddr) -> Option<String> {
+        let inode = (*self.owners.get(&address)?)?;
+        self.netns(inode).name
+    }
 }
 
 impl Evidence for Machine {
@@ -169,7 +174,12 @@ impl Evidence for Machine {
                 Occupant::Kernel(_) => None,
             })
             .collect();
-        Some(Bracket { after: Some(interval.after), before: Some(interval.before), chains })
+        let Interval { after, before } = interval;
+        Some(Bracket {
+            after: (after != brackets::FIRST).then_some(after),
+            before: (before != brackets::LAST).then_some(before),
+            chains,
+        })
     }
 
     fn sysctl(&self, netns: u32, name: &str) -> Option<String> {

@@ -19,6 +19,7 @@ use tokio::{
     io::unix::AsyncFd,
     select,
     signal::unix::{Signal, SignalKind, signal},
+    task::{JoinError, JoinHandle, spawn_blocking},
     time::{MissedTickBehavior, interval, sleep_until},
 };
 use tracer_common::filter::Filter;
@@ -28,6 +29,7 @@ use crate::{
     event::wire,
     explain::{HarmlessEnds, explain},
     host::{
+        self,
         drop_reasons::DropReasons,
         kernel::Kernel,
         netns::Netns,
@@ -143,6 +145,12 @@ struct Trace<'a> {
     sink: Box<dyn Sink>,
     tally: Tally,
     clock: Clock,
+    /// A new look at the machine, under way.
+    looking: Option<JoinHandle<Result<Snapshot, host::Error>>>,
+    /// What has changed since it began.
+    changed: BTreeSet<Change>,
+    /// Events that the kernel side is known to have lost.
+    ring_full: u64,
     /// Journeys that were shown.
     shown: u64,
     undecodable: u64,
@@ -186,10 +194,15 @@ impl<'a> Trace<'a> {
             watch,
             machine,
             assembler: Assembler::new(limits, HarmlessEnds(facts)),
-            chronicle: Chronicle::new(limits.settle_after, limits.in_flight),
+            // Those that settle need a moment more than that to come here.
+            chronicle: Chronicle::new(limits.settle_after * 3 / 2, limits.in_flight),
             sink: sink(args),
             tally: Tally::default(),
             clock: Clock { offset: monotonic_to_wall() },
+            looking: None,
+            // What changed between the first look and the watch is not told: look again.
+            changed: BTreeSet::from([Change::Namespaces]),
+            ring_full: 0,
             shown: 0,
             undecodable: 0,
             dump: args.dump_events.as_deref().map(Dump::create).transpose()?,
@@ -210,12 +223,14 @@ impl<'a> Trace<'a> {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut next_sweep = began + LEARNED_SWEEP;
         while !self.is_enough() {
+            self.look_again();
             select! {
                 biased;
                 _ = interrupt.recv() => break,
                 _ = terminate.recv() => break,
                 () = until(end) => break,
-                changes = self.watch.changed() => self.follow_changes(changes).await,
+                changes = self.watch.changed() => self.changed.extend(changes),
+                look = finished(&mut self.looking) => self.follow_changes(look),
                 ready = self.events.readable_mut() => {
                     if let Ok(mut ready) = ready {
                         ready.clear_ready();
@@ -248,6 +263,7 @@ impl<'a> Trace<'a> {
         let mut rest = Vec::new();
         self.chronicle.finish(&mut rest);
         self.show(&rest)?;
+        log::info!("the table of followed packets holds {} at the end", self.tables.followed());
         let events = self.event_counts()?;
         let nanoseconds = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
         self.sink.summary(&self.tally.summary(nanoseconds, events))?;
@@ -278,13 +294,17 @@ impl<'a> Trace<'a> {
                 }
             }
         }
+        let now = u64::try_from(monotonic().as_nanos()).unwrap_or(u64::MAX);
+        let lost = self.probes.lost_events()?;
+        if lost > self.ring_full {
+            self.ring_full = lost;
+            self.assembler.lost_events(now);
+        }
         if taken < TURN {
-            let now = u64::try_from(monotonic().as_nanos()).unwrap_or(u64::MAX);
             self.assembler.advance(now, &mut done);
         }
         self.retire(done);
         let mut next = Vec::new();
-        let now = u64::try_from(monotonic().as_nanos()).unwrap_or(u64::MAX);
         self.chronicle.release(now, &mut next);
         self.show(&next)?;
         Ok(taken == TURN)
@@ -305,11 +325,15 @@ impl<'a> Trace<'a> {
         let builder =
             Builder { names: &self.machine, clock: self.clock, data: self.args.snaplen.is_some() };
         for journey in journeys {
+            // What comes after the last one wanted is not counted either.
+            if self.args.count.is_some_and(|most| self.shown >= most) {
+                break;
+            }
             let explanation = explain(journey, &self.machine);
             let record = builder.journey(journey, explanation.as_ref());
             self.tally.add(&record);
             let wanted = !self.args.drops || record.outcome.kind == OutcomeKind::Dropped;
-            if wanted && self.args.count.is_none_or(|most| self.shown < most) {
+            if wanted {
                 self.shown += 1;
                 self.sink.journey(&record)?;
             }
@@ -324,22 +348,32 @@ impl<'a> Trace<'a> {
         self.args.count.is_some_and(|most| self.shown >= most)
     }
 
-    async fn follow_changes(&mut self, changes: BTreeSet<Change>) {
+    /// Looks at the machine when something has changed. Reading thousands of namespaces takes a
+    /// while, in which events must not wait: another thread does it.
+    fn look_again(&mut self) {
+        if self.looking.is_some() || self.changed.is_empty() {
+            return;
+        }
+        let changed = std::mem::take(&mut self.changed);
         let mut snapshot = self.machine.snapshot().clone();
-        // Reading thousands of namespaces takes a while, in which events must not wait.
-        let refreshed = tokio::task::spawn_blocking(move || {
-            if changes.contains(&Change::Namespaces) {
+        self.looking = Some(spawn_blocking(move || {
+            if changed.contains(&Change::Namespaces) {
                 snapshot.refresh()?;
             } else {
-                for change in changes {
+                for change in changed {
                     if let Change::Namespace(inode) = change {
                         snapshot.refresh_namespace(inode)?;
                     }
                 }
             }
-            Ok::<_, crate::host::Error>(snapshot)
-        });
-        match refreshed.await {
+            Ok(snapshot)
+        }));
+    }
+
+    /// The machine looks like this now: names and probes follow.
+    fn follow_changes(&mut self, look: Result<Result<Snapshot, host::Error>, JoinError>) {
+        self.looking = None;
+        match look {
             Ok(Ok(snapshot)) => self.machine.look_like(snapshot),
             Ok(Err(error)) => log::warn!("{error}; names and paths may be old"),
             Err(error) => log::warn!("looking at the machine failed: {error}"),
@@ -360,6 +394,7 @@ impl<'a> Trace<'a> {
                 probe_missed: lost.probe_missed,
                 learned_full: lost.learned_full,
                 journeys_evicted: counts.evicted,
+                flows_evicted: counts.flows_evicted,
                 late: counts.late + counts.duplicate,
                 undecodable: self.undecodable,
             },
@@ -426,6 +461,14 @@ fn follow(watch: &mut Watch, namespaces: &[Netns]) {
 
 fn signals(kind: SignalKind) -> anyhow::Result<Signal> {
     signal(kind).context("cannot listen to signals")
+}
+
+/// The result of a task, when it has one; never without a task.
+async fn finished<T>(task: &mut Option<JoinHandle<T>>) -> Result<T, JoinError> {
+    match task {
+        Some(task) => task.await,
+        None => std::future::pending().await,
+    }
 }
 
 async fn until(end: Option<Instant>) {
