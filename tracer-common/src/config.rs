@@ -130,6 +130,8 @@ pub struct Settings {
     /// Waiting bytes in the ring buffer at which the user side is woken. Below it, its timer finds
     /// them: a wake-up an event would cost more than the event.
     pub wake_bytes: u32,
+    /// Waiting bytes at which no further packet is begun to be followed.
+    pub pause_bytes: u32,
 }
 
 /// What changes while a trace runs: the one value of the map `STATE`.

@@ -259,9 +259,12 @@ pub enum Loss {
     TrackingFull = 1,
     /// The table of learned reverse tuples was full: replies of a flow not seen before NAT is undone.
     LearnedFull = 2,
+    /// The ring buffer was filling faster than it was read: one packet not followed, so that those
+    /// that are can be told whole.
+    Behind = 3,
 }
 
 impl Loss {
     /// How many causes there are.
-    pub const COUNT: u32 = 3;
+    pub const COUNT: u32 = 4;
 }

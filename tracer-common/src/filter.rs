@@ -86,8 +86,9 @@ impl Net {
     }
 }
 
+/// An address as [`Filter::matches_addresses`] takes it.
 #[inline(always)]
-fn halves(address: &[u8; 16]) -> [u64; 2] {
+pub fn halves(address: &[u8; 16]) -> [u64; 2] {
     let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = *address;
     [u64::from_ne_bytes([a, b, c, d, e, f, g, h]), u64::from_ne_bytes([i, j, k, l, m, n, o, p])]
 }
@@ -221,6 +222,21 @@ impl Filter {
                     && self.port.any(|p| p.contains(packet.sport) || p.contains(packet.dport))))
             && (self.sport.is_empty() || (ported && self.sport.any(|p| p.contains(packet.sport))))
             && (self.dport.is_empty() || (ported && self.dport.any(|p| p.contains(packet.dport))))
+    }
+
+    /// Whether any address criterion was given.
+    #[inline(always)]
+    pub fn names_addresses(&self) -> bool {
+        !(self.ip.is_empty() && self.src.is_empty() && self.dst.is_empty())
+    }
+
+    /// Whether these addresses match, each as two halves of its (IPv4-mapped) bytes, read natively.
+    /// What does not match here matches nowhere: the kernel side asks this before it parses more.
+    #[inline(always)]
+    pub fn matches_addresses(&self, src: &[u64; 2], dst: &[u64; 2]) -> bool {
+        (self.ip.is_empty() || self.ip.any(|net| net.contains(src) || net.contains(dst)))
+            && (self.src.is_empty() || self.src.any(|net| net.contains(src)))
+            && (self.dst.is_empty() || self.dst.any(|net| net.contains(dst)))
     }
 
     /// Whether either link-layer address matches; `None`: the packet has no Ethernet header here.

@@ -1,6 +1,6 @@
 //! What the user side sets before loading (constants to the verifier), and the maps.
 
-use core::hint::black_box;
+use core::{arch::asm, hint::black_box};
 
 use aya_ebpf::{
     macros::map,
@@ -26,6 +26,7 @@ pub static SETTINGS: Settings = Settings {
     consume_locations: 0,
     follow_replies: 0,
     wake_bytes: 0,
+    pause_bytes: 0,
 };
 
 /// Which packets to follow.
@@ -65,6 +66,39 @@ pub static EVENTS: RingBuf = RingBuf::with_byte_size(16 << 20, 0);
 /// Not an LRU: that would forget packets without telling.
 #[map]
 pub static FOLLOWED: HashMap<u64, Followed> = HashMap::with_max_entries(65_536, 0);
+
+/// How many addresses [`is_maybe_followed`] tells apart.
+const BEGUN: usize = 8192;
+
+/// Not 0 where a packet at such an address was ever begun to be followed.
+static mut EVER_BEGUN: [u8; BEGUN] = [0; BEGUN];
+
+/// `struct sk_buff`s are 256 bytes apart.
+#[inline(always)]
+fn begun_slot(address: u64) -> *mut u8 {
+    let low: u32;
+    // SAFETY: copies a register. The verifier takes half of a pointer for a number and lets us
+    // calculate with it; the compiler would calculate with the whole, which it refuses.
+    unsafe { asm!("{} = {}", out(wreg) low, in(wreg) address as u32, options(pure, nomem)) };
+    let index = (low >> 8) as usize & (BEGUN - 1);
+    // SAFETY: within the array.
+    unsafe { (&raw mut EVER_BEGUN).cast::<u8>().add(index) }
+}
+
+/// Whether a packet at this address may be followed: most are not, and this costs a hundredth of a
+/// look-up in [`FOLLOWED`].
+#[inline(always)]
+pub fn is_maybe_followed(address: u64) -> bool {
+    // SAFETY: a byte of a live static, that only ever goes from 0 to 1.
+    unsafe { begun_slot(address).read_volatile() != 0 }
+}
+
+/// A packet at this address is about to be followed.
+#[inline(always)]
+pub fn set_maybe_followed(address: u64) {
+    // SAFETY: as in `is_maybe_followed`.
+    unsafe { begun_slot(address).write_volatile(1) }
+}
 
 /// Tuples that an answer to a followed flow will carry → when last seen (ns).
 #[map]

@@ -1,6 +1,7 @@
 //! pathtrace's kernel side: entry points only. What each does stands in [`points`]; the five verbs
 //! that all points use are [`skb`] (read), [`packet`] (parse), the filter of `tracer-common`
 //! (match), [`track`] (follow) and [`emit`] (send).
+#![feature(asm_experimental_arch)]
 #![no_std]
 #![no_main]
 

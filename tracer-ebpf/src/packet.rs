@@ -2,7 +2,7 @@
 
 use tracer_common::{
     event::{Tuple, family},
-    filter::Macs,
+    filter::{Filter, Macs},
 };
 
 use crate::skb::read_into;
@@ -37,8 +37,9 @@ const ICMPV6: u8 = 58;
 /// Where the headers of a packet lie.
 #[derive(Clone, Copy)]
 pub struct Headers {
-    /// The Ethernet header, where there is one.
-    pub ethernet: Option<u64>,
+    /// The Ethernet header; 0 where there is none. (Not an `Option`: the compiler would copy the
+    /// payload of a `None`, which the verifier does not let it read.)
+    pub ethernet: u64,
     /// The network header, 0 where it is not known; where `protocol` is a VLAN's, the Ethernet
     /// header tells better.
     pub network: u64,
@@ -53,12 +54,22 @@ impl Headers {
     #[inline(always)]
     pub fn macs(&self, bytes_of: impl Bytes) -> Option<Macs> {
         let mut bytes = [0; 12];
-        let at = self.ethernet?;
+        if self.ethernet == 0 {
+            return None;
+        }
+        let at = self.ethernet;
         if !bytes_of.read(at, &mut bytes) {
             return None;
         }
         let [a, b, c, d, e, f, g, h, i, j, k, l] = bytes;
         Some(Macs { dst: [a, b, c, d, e, f], src: [g, h, i, j, k, l] })
+    }
+
+    /// False: the packet's addresses do not match, whatever else it is. Far cheaper than parsing,
+    /// and most packets of a host end here.
+    #[inline(always)]
+    pub fn may_match(&self, bytes: impl Bytes, filter: &Filter) -> bool {
+        !filter.names_addresses() || self.network == 0 || addresses_match(bytes, self, filter)
     }
 
     /// Fills `tuple`; false when the headers are not all there.
@@ -84,7 +95,10 @@ impl Headers {
     /// on the way out it is what follows, but behind the Ethernet header it is the same.
     #[inline(always)]
     fn skip_vlan(&mut self, bytes_of: impl Bytes) -> bool {
-        let Some(ethernet) = self.ethernet else { return false };
+        let ethernet = self.ethernet;
+        if ethernet == 0 {
+            return false;
+        }
         let mut bytes = [0; 10];
         // The outer ethertype, tag, inner ethertype, tag, ethertype.
         if !bytes_of.read(ethernet + 12, &mut bytes) {
@@ -104,6 +118,31 @@ impl Headers {
             }
         }
         true
+    }
+}
+
+/// A BPF subprogram, as the parsers are.
+#[inline(never)]
+fn addresses_match<B: Bytes>(bytes: B, headers: &Headers, filter: &Filter) -> bool {
+    match headers.protocol {
+        ETH_P_IP => {
+            let mut both = [0; 8];
+            if headers.network + 20 > headers.end || !bytes.read(headers.network + 12, &mut both) {
+                return true;
+            }
+            let [a, b, c, d, e, f, g, h] = both;
+            filter.matches_addresses(&mapped_halves([a, b, c, d]), &mapped_halves([e, f, g, h]))
+        }
+        ETH_P_IPV6 => {
+            let mut both = [0u64; 4];
+            // SAFETY: as many bytes.
+            let into: &mut [u8; 32] = unsafe { &mut *(&raw mut both).cast() };
+            if headers.network + 40 > headers.end || !bytes.read(headers.network + 8, into) {
+                return true;
+            }
+            filter.matches_addresses(&[both[0], both[1]], &[both[2], both[3]])
+        }
+        _ => true,
     }
 }
 
@@ -252,6 +291,13 @@ fn arp<B: Bytes>(bytes: B, headers: &Headers, tuple: &mut Tuple) -> bool {
 #[inline(always)]
 fn is_vlan(protocol: u16) -> bool {
     matches!(protocol, ETH_P_8021Q | ETH_P_8021AD)
+}
+
+/// An IPv4 address in the form that the filter compares.
+#[inline(always)]
+fn mapped_halves(v4: [u8; 4]) -> [u64; 2] {
+    let [a, b, c, d] = v4;
+    [0, u64::from_ne_bytes([0, 0, 0xff, 0xff, a, b, c, d])]
 }
 
 #[inline(always)]

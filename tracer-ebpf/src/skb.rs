@@ -128,15 +128,15 @@ impl<A: Access> Skb<A> {
         (A::read(self.at, link), A::read(self.at, network))
     }
 
-    /// Where the link-layer header begins, when there is one and the device is Ethernet.
+    /// Where the link-layer header begins; 0 when there is none.
     #[inline(always)]
-    pub fn ethernet_header(self) -> Option<Address> {
+    pub fn ethernet_header(self) -> Address {
         let from_head: u16 = A::read(self.at, offset!(skb_mac_header));
         // `skb_mac_header_was_set`; an offset of 0 would leave no headroom that any stack has.
         if from_head == u16::MAX || from_head == 0 {
-            return None;
+            return 0;
         }
-        Some(A::read::<Address>(self.at, offset!(skb_head)) + u64::from(from_head))
+        A::read::<Address>(self.at, offset!(skb_head)) + u64::from(from_head)
     }
 
     /// The network namespace of its socket, by inode; 0 when it has none.

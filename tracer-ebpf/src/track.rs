@@ -4,7 +4,10 @@
 //! believed at the start of a packet's life (egress, reception) only when the packet itself looks
 //! the same, and never again once it was delivered.
 
-use aya_ebpf::helpers::{bpf_get_smp_processor_id, bpf_ktime_get_ns};
+use aya_ebpf::{
+    bindings::BPF_RB_AVAIL_DATA,
+    helpers::{bpf_get_smp_processor_id, bpf_ktime_get_ns},
+};
 use tracer_common::{
     config::State,
     event::{Loss, Tuple, family},
@@ -13,7 +16,10 @@ use tracer_common::{
 };
 
 use crate::{
-    globals::{CURRENT, Current, FOLLOWED, LEARNED, count, filter, setting, state},
+    globals::{
+        CURRENT, Current, EVENTS, FOLLOWED, LEARNED, count, filter, is_maybe_followed,
+        set_maybe_followed, setting, state,
+    },
     packet::{Bytes, Headers},
     skb::{Access as _, Probe, offset},
 };
@@ -72,7 +78,15 @@ impl Sighting {
 /// A packet in the midst of its life: followed already, or none of ours.
 #[inline(always)]
 pub fn known(address: u64) -> Option<Sighting> {
-    FOLLOWED.get_ptr_mut(&address).map(Sighting::known)
+    entry(address).map(Sighting::known)
+}
+
+#[inline(always)]
+fn entry(address: u64) -> Option<*mut Followed> {
+    if !is_maybe_followed(address) {
+        return None;
+    }
+    FOLLOWED.get_ptr_mut(&address)
 }
 
 /// Where a packet is met.
@@ -80,7 +94,8 @@ pub fn known(address: u64) -> Option<Sighting> {
 pub enum At {
     /// On its way: what was followed before may have been rewritten since.
     Way,
-    /// Sent by a task or received by a device: nothing has rewritten it unseen.
+    /// Sent by a task, received by a device, or in a hook behind one that is watched: nothing has
+    /// rewritten it unseen.
     Fresh,
     /// At its end.
     End,
@@ -90,21 +105,27 @@ pub enum At {
 #[inline(always)]
 pub fn known_or_begun<S: Source>(source: &S, at: At) -> Option<Sighting> {
     let address = source.address();
-    let entry = FOLLOWED.get_ptr_mut(&address);
-    let chance = match entry {
-        Some(_) => None,
-        None => Some(Chance::of(source)?),
-    };
+    let entry = entry(address);
+    let headers = source.headers();
+    let mut chance = Chance::NONE;
+    if entry.is_none() {
+        chance = Chance::of(source)?;
+        if !chance.answers && !headers.may_match(source.bytes(), filter()) {
+            return None;
+        }
+    }
     let mut fresh = Followed::default();
-    let parsed = source.headers().parse(source.bytes(), &mut fresh.tuple);
+    let parsed = headers.parse(source.bytes(), &mut fresh.tuple);
     if let Some(followed) = entry {
         // SAFETY: a live map value; only the CPU that handles the packet touches it.
         let known = unsafe { &mut *followed };
         let alive = known.delivered == 0 || at == At::End;
         if parsed && alive && known.is(&fresh.tuple, at == At::Fresh) {
             let mut sighting = Sighting::known(followed);
-            if at != At::End {
-                sighting.rewritten = take_rewritten(known, &fresh.tuple);
+            match at {
+                At::Way => sighting.rewritten = take_rewritten(known, &fresh.tuple),
+                At::Fresh => known.tuple = fresh.tuple,
+                At::End => {}
             }
             return Some(sighting);
         }
@@ -118,10 +139,9 @@ pub fn known_or_begun<S: Source>(source: &S, at: At) -> Option<Sighting> {
     if !parsed {
         return None;
     }
-    let chance = match chance {
-        Some(chance) => chance,
-        None => Chance::of(source)?,
-    };
+    if entry.is_some() {
+        chance = Chance::of(source)?;
+    }
     begin(source, chance, fresh)
 }
 
@@ -131,7 +151,7 @@ pub fn known_or_begun<S: Source>(source: &S, at: At) -> Option<Sighting> {
 #[inline(always)]
 pub fn known_itself<S: Source>(source: &S) -> Option<Sighting> {
     let address = source.address();
-    let followed = FOLLOWED.get_ptr_mut(&address)?;
+    let followed = entry(address)?;
     let mut tuple = Tuple::default();
     // SAFETY: as in `known_or_begun`.
     let known = unsafe { &*followed };
@@ -170,6 +190,8 @@ struct Chance {
 }
 
 impl Chance {
+    const NONE: Self = Self { placed: false, answers: false };
+
     /// `None`: there is none.
     #[inline(always)]
     fn of<S: Source>(source: &S) -> Option<Self> {
@@ -197,9 +219,15 @@ fn begin<S: Source>(source: &S, chance: Chance, mut fresh: Followed) -> Option<S
     if !matches && !learned {
         return None;
     }
+    // Better a whole journey less than holes in all.
+    if EVENTS.query(u64::from(BPF_RB_AVAIL_DATA)) > u64::from(setting!(pause_bytes)) {
+        count(Loss::Behind);
+        return None;
+    }
     fresh.id = next_id();
     fresh.netns = source.netns();
     let address = source.address();
+    set_maybe_followed(address);
     if FOLLOWED.insert(&address, &fresh, 0).is_err() {
         count(Loss::TrackingFull);
         return None;

@@ -14,7 +14,7 @@ use crate::{
     emit::{Report, emit},
     globals::{FOLLOWED, setting},
     skb::{Direct, Skb},
-    track::{At, clear_current, known_itself, known_or_begun},
+    track::{At, Sighting, clear_current, known, known_itself, known_or_begun},
 };
 
 /// tp_btf `kfree_skb(skb, location[, reason[, rx_sk]])`.
@@ -22,22 +22,37 @@ use crate::{
 pub fn drop(ctx: &BtfTracePointContext) {
     let packet = Packet::on_its_device(Skb::<Direct>::new(ctx.arg(0)));
     // Packets in a socket's queue have no device: what happens to them there begins no journey.
-    let may_begin = packet.ifindex != 0;
-    let sighting = if may_begin { known_or_begun(&packet, At::End) } else { known_itself(&packet) };
-    let Some(sighting) = sighting else { return };
+    // Two branches to the end: the compiler would copy the payload of a `None` of either, which the
+    // verifier does not let it read.
+    if packet.ifindex != 0 {
+        if let Some(sighting) = known_or_begun(&packet, At::End) {
+            report_drop(ctx, &packet, &sighting);
+        }
+    } else if let Some(sighting) = known_itself(&packet) {
+        report_drop(ctx, &packet, &sighting);
+    }
+}
+
+#[inline(always)]
+fn report_drop(ctx: &BtfTracePointContext, packet: &Packet<Direct>, sighting: &Sighting) {
     let location = ctx.arg::<*const u8>(1) as u64;
     let reason = if setting!(drop_reasons) != 0 { ctx.arg::<u32>(2) } else { 0 };
     // SAFETY: a live map value; only the CPU that handles the packet touches it.
     let hook: Hook = unsafe { (*sighting.followed).hook };
     let detail = Drop { location, reason, hook }.to_wire();
-    emit(&packet, &sighting, &Report { point: Point::Drop, flags: 0, detail });
+    emit(packet, sighting, &Report { point: Point::Drop, flags: 0, detail });
     forget(packet.skb.address());
 }
 
 /// tp_btf `consume_skb(skb[, location])`.
 #[inline(always)]
 pub fn consume(ctx: &BtfTracePointContext) {
-    let packet = Packet::on_its_device(Skb::<Direct>::new(ctx.arg(0)));
+    let skb = Skb::<Direct>::new(ctx.arg(0));
+    // Where a device was, queues keep something else: to follow that costs a fault.
+    if known(skb.address()).is_none() {
+        return;
+    }
+    let packet = Packet::on_its_device(skb);
     let Some(sighting) = known_itself(&packet) else { return };
     // SAFETY: a live map value; only the CPU that handles the packet touches it.
     let delivered = unsafe { (*sighting.followed).delivered } != 0;

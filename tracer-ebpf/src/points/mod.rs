@@ -82,7 +82,7 @@ impl<A: Access> Source for Packet<A> {
     #[inline(always)]
     fn headers(&self) -> Headers {
         let skb = self.skb;
-        let ethernet = if skb.dev().is_ethernet() { skb.ethernet_header() } else { None };
+        let ethernet = if skb.dev().is_ethernet() { skb.ethernet_header() } else { 0 };
         let network = if self.arriving { skb.data() } else { skb.network_header() };
         Headers { ethernet, network, end: skb.linear_end(), protocol: skb.protocol() }
     }
@@ -97,10 +97,8 @@ impl<A: Access> Capture for Packet<A> {
         // computed from them is no length that it could bound.
         let skb = Skb::<Probe>::new(self.skb.address() as *const u8);
         let headers = Packet { skb, ifindex: 0, netns: 0, arriving: self.arriving }.headers();
-        let (from, link_header) = match headers.ethernet {
-            Some(ethernet) => (ethernet, true),
-            None => (headers.network, false),
-        };
+        let link_header = headers.ethernet != 0;
+        let from = if link_header { headers.ethernet } else { headers.network };
         if from >= headers.end {
             return (0, false);
         }

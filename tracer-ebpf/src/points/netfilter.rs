@@ -29,6 +29,7 @@ const PRE_ROUTING: u8 = 0;
 const LOCAL_IN: u8 = 1;
 const FORWARD: u8 = 2;
 const LOCAL_OUT: u8 = 3;
+const POST_ROUTING: u8 = 4;
 
 /// `struct bpf_nf_ctx`: what a netfilter program is called with. Both pointers are BTF-typed.
 #[repr(C)]
@@ -77,6 +78,22 @@ impl State {
     }
 }
 
+/// The hook that the packet is in.
+#[inline(always)]
+fn hook_of(ctx: *mut c_void) -> u8 {
+    let ctx: *const NetfilterContext = ctx.cast();
+    // SAFETY: the context of a netfilter program is a live `struct bpf_nf_ctx`.
+    Direct::read(unsafe { (*ctx).state }, offset!(nf_hook))
+}
+
+/// Address of the packet.
+#[inline(always)]
+fn skb_of(ctx: *mut c_void) -> u64 {
+    let ctx: *const NetfilterContext = ctx.cast();
+    // SAFETY: as in `hook_of`.
+    unsafe { (*ctx).skb as u64 }
+}
+
 #[inline(always)]
 fn packet_and_state(ctx: *mut c_void) -> (Packet<Direct>, State) {
     let ctx: *const NetfilterContext = ctx.cast();
@@ -90,11 +107,14 @@ fn packet_and_state(ctx: *mut c_void) -> (Packet<Direct>, State) {
 /// The first observer of a hook.
 #[inline(always)]
 pub fn enter(ctx: *mut c_void) -> i32 {
+    // Most packets are none of ours: nothing more is read of them than it takes to know.
+    if matches!(hook_of(ctx), PRE_ROUTING | POST_ROUTING) && known(skb_of(ctx)).is_none() {
+        return NF_ACCEPT;
+    }
     let (packet, state) = packet_and_state(ctx);
     // A life can begin where a task sends, and behind DNAT, which can turn a packet into one to follow.
     let sighting = match state.hook {
-        LOCAL_OUT => known_or_begun(&packet, At::Fresh),
-        LOCAL_IN | FORWARD => known_or_begun(&packet, At::Way),
+        LOCAL_OUT | LOCAL_IN | FORWARD => known_or_begun(&packet, At::Fresh),
         _ => known(packet.skb.address()),
     };
     let Some(sighting) = sighting else { return NF_ACCEPT };
@@ -118,10 +138,7 @@ pub fn enter(ctx: *mut c_void) -> i32 {
 /// An observer between two base chains.
 #[inline(always)]
 pub fn pass(ctx: *mut c_void, number: u8) -> i32 {
-    let ctx: *const NetfilterContext = ctx.cast();
-    // SAFETY: the context of a netfilter program is a live `struct bpf_nf_ctx`.
-    let skb = unsafe { (*ctx).skb } as u64;
-    if let Some(sighting) = known(skb) {
+    if let Some(sighting) = known(skb_of(ctx)) {
         // SAFETY: a live map value; only the CPU that handles the packet touches it.
         unsafe { (*sighting.followed).hook.passed = number };
     }
@@ -131,8 +148,8 @@ pub fn pass(ctx: *mut c_void, number: u8) -> i32 {
 /// The last observer of a hook: behind it only conntrack's confirmation is left.
 #[inline(always)]
 pub fn exit(ctx: *mut c_void) -> i32 {
+    let Some(sighting) = known(skb_of(ctx)) else { return NF_ACCEPT };
     let (packet, state) = packet_and_state(ctx);
-    let Some(sighting) = known(packet.skb.address()) else { return NF_ACCEPT };
     // SAFETY: a live map value; only the CPU that handles the packet touches it.
     let followed = unsafe { &mut *sighting.followed };
     let in_hook = followed.hook;

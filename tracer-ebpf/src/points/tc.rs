@@ -66,7 +66,7 @@ impl Source for TcPacket<'_> {
         let between = u64::from(network.wrapping_sub(link));
         let known = network != 0 && link != 0 && network >= link;
         Headers {
-            ethernet: (known && between >= ETHERNET).then_some(begin),
+            ethernet: if known && between >= ETHERNET { begin } else { 0 },
             network: if known { begin + between } else { 0 },
             end: begin + u64::from(len),
             protocol: u16::from_be(protocol as u16),

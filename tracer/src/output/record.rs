@@ -316,6 +316,8 @@ pub struct LostEvents {
     pub ring_full: u64,
     /// The table of followed packets was full.
     pub tracking_full: u64,
+    /// Packets were not followed because events came faster than they were taken.
+    pub behind: u64,
     /// A program could not run (the kernel's count of recursion misses).
     pub probe_missed: u64,
     /// The table of learned replies was full.

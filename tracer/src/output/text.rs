@@ -188,6 +188,7 @@ impl<W: Write> Sink for Text<W> {
         let losses = [
             (lost.ring_full, "events lost: the ring buffer was full"),
             (lost.tracking_full, "packets not followed: the table of followed packets was full"),
+            (lost.behind, "packets not followed: events came faster than they were taken"),
             (lost.probe_missed, "sightings missed: a program could not run"),
             (lost.learned_full, "replies not followed: the table of learned replies was full"),
             (lost.journeys_evicted, "journeys ended early: too many at once"),

@@ -128,6 +128,8 @@ pub struct Lost {
     pub tracking_full: u64,
     /// Reverse tuples for which the table of learned replies had no room.
     pub learned_full: u64,
+    /// Packets not followed because the ring buffer was filling faster than it was read.
+    pub behind: u64,
     /// Program runs that the kernel skipped because the program was already running there.
     pub probe_missed: u64,
 }
@@ -243,6 +245,7 @@ impl Probes {
             consume_locations: (arguments("consume_skb") >= 2).into(),
             follow_replies: 1,
             wake_bytes: (request.ring_bytes / 4).min(WAKE_BYTES),
+            pause_bytes: request.ring_bytes / 4 * 3,
         };
         let mut loader: EbpfLoader<'_> = loader;
         let mut ebpf = loader
@@ -446,6 +449,7 @@ impl Probes {
             ring_full: self.count(Loss::RingFull)?,
             tracking_full: self.count(Loss::TrackingFull)?,
             learned_full: self.count(Loss::LearnedFull)?,
+            behind: self.count(Loss::Behind)?,
             probe_missed: self.missed(),
         })
     }

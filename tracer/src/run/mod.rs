@@ -391,6 +391,7 @@ impl<'a> Trace<'a> {
             lost: LostEvents {
                 ring_full: lost.ring_full,
                 tracking_full: lost.tracking_full,
+                behind: lost.behind,
                 probe_missed: lost.probe_missed,
                 learned_full: lost.learned_full,
                 journeys_evicted: counts.evicted,
