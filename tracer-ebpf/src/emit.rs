@@ -130,7 +130,11 @@ fn send<S: Capture, const N: usize>(
         (*e).captured = captured;
         (*e).link_header = link_header as u8;
     }
-    let wake = if EVENTS.query(u64::from(BPF_RB_AVAIL_DATA)) >= u64::from(setting!(wake_bytes)) {
+    // Once when the watermark is crossed, not at every event beyond it: a reader that is behind is
+    // awake, and a wake-up is an interrupt.
+    let waiting = EVENTS.query(u64::from(BPF_RB_AVAIL_DATA));
+    let mark = u64::from(setting!(wake_bytes));
+    let wake = if waiting >= mark && waiting - mark < size_of::<Record<N>>() as u64 {
         BPF_RB_FORCE_WAKEUP
     } else {
         BPF_RB_NO_WAKEUP

@@ -8,6 +8,7 @@ use aya_ebpf::{
     bindings::BPF_RB_AVAIL_DATA,
     helpers::{bpf_get_smp_processor_id, bpf_ktime_get_ns},
 };
+use aya_log_ebpf::debug;
 use tracer_common::{
     config::State,
     event::{Loss, Tuple, family},
@@ -230,8 +231,10 @@ fn begin<S: Source>(source: &S, chance: Chance, mut fresh: Followed) -> Option<S
     set_maybe_followed(address);
     if FOLLOWED.insert(&address, &fresh, 0).is_err() {
         count(Loss::TrackingFull);
+        debug!(&(), "no room to follow packet {:x}", fresh.id);
         return None;
     }
+    debug!(&(), "follows packet {:x}", fresh.id);
     let followed = FOLLOWED.get_ptr_mut(&address)?;
     let parent = parent(address, &fresh.tuple);
     Some(Sighting { followed, begin: true, learned, parent, rewritten: false })

@@ -48,14 +48,16 @@ fn report_drop(ctx: &BtfTracePointContext, packet: &Packet<Direct>, sighting: &S
 #[inline(always)]
 pub fn consume(ctx: &BtfTracePointContext) {
     let skb = Skb::<Direct>::new(ctx.arg(0));
-    // Where a device was, queues keep something else: to follow that costs a fault.
-    if known(skb.address()).is_none() {
-        return;
-    }
-    let packet = Packet::on_its_device(skb);
-    let Some(sighting) = known_itself(&packet) else { return };
+    let Some(sighting) = known(skb.address()) else { return };
     // SAFETY: a live map value; only the CPU that handles the packet touches it.
     let delivered = unsafe { (*sighting.followed).delivered } != 0;
+    // Where its device was, a socket's queue keeps something else: to follow that costs a fault.
+    let packet = if delivered {
+        Packet { skb, ifindex: 0, netns: 0, arriving: false }
+    } else {
+        Packet::on_its_device(skb)
+    };
+    let Some(sighting) = known_itself(&packet) else { return };
     let mut detail = Consume::default();
     if delivered && setting!(consume_locations) != 0 {
         detail.location = ctx.arg::<*const u8>(1) as u64;

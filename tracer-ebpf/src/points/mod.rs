@@ -82,7 +82,8 @@ impl<A: Access> Source for Packet<A> {
     #[inline(always)]
     fn headers(&self) -> Headers {
         let skb = self.skb;
-        let ethernet = if skb.dev().is_ethernet() { skb.ethernet_header() } else { 0 };
+        let on_ethernet = self.ifindex != 0 && skb.dev().is_ethernet();
+        let ethernet = if on_ethernet { skb.ethernet_header() } else { 0 };
         let network = if self.arriving { skb.data() } else { skb.network_header() };
         Headers { ethernet, network, end: skb.linear_end(), protocol: skb.protocol() }
     }

@@ -25,6 +25,7 @@ use aya::{
         tc::{SchedClassifierLink, TcAttachOptions},
     },
 };
+use aya_log::EbpfLogger;
 use brackets::Brackets;
 pub use brackets::{HookOccupants, Occupied};
 use clsact::Side;
@@ -226,6 +227,8 @@ pub struct Probes {
     /// By namespace inode.
     hooks: HashMap<u32, Hooks>,
     netfilter_works: bool,
+    /// The kernel side's own log, where it is on.
+    log: Option<EbpfLogger<&'static dyn log::Log>>,
 }
 
 impl Probes {
@@ -247,11 +250,15 @@ impl Probes {
             wake_bytes: (request.ring_bytes / 4).min(WAKE_BYTES),
             pause_bytes: request.ring_bytes / 4 * 3,
         };
+        // The kernel side's own log: off, its calls are not even loaded.
+        let logs = log::log_enabled!(log::Level::Debug);
+        let log_level: u8 = if logs { aya_log::Level::Debug as u8 } else { 0 };
         let mut loader: EbpfLoader<'_> = loader;
         let mut ebpf = loader
             .override_global("OFFSETS", &offsets, true)
             .override_global("SETTINGS", &settings, true)
             .override_global("FILTER", &request.filter, true)
+            .override_global(aya_log::LEVEL, &log_level, true)
             .map_max_entries("EVENTS", request.ring_bytes)
             .map_max_entries("FOLLOWED", request.tracked)
             .btf(None)
@@ -301,6 +308,12 @@ impl Probes {
         for offer in &mut offers[first_hook..] {
             offer.how = hooks.clone();
         }
+        let log = if logs {
+            let log = EbpfLogger::init(&mut ebpf);
+            log.inspect_err(|e| log::warn!("cannot read the kernel side's log: {e}")).ok()
+        } else {
+            None
+        };
         let has_tc = offers[..first_hook].iter().rev().take(2).all(|offer| offer.how.is_ok());
         Ok(Self {
             ebpf,
@@ -311,6 +324,7 @@ impl Probes {
             interfaces: HashMap::new(),
             hooks: HashMap::new(),
             netfilter_works: hooks.is_ok(),
+            log,
         })
     }
 
@@ -410,6 +424,13 @@ impl Probes {
     ) {
         self.interfaces.retain(|place, _| interface_is_there(*place));
         self.hooks.retain(|netns, _| namespace_is_there(*netns));
+    }
+
+    /// Passes on what the kernel side has logged.
+    pub fn pass_on_logs(&mut self) {
+        if let Some(log) = &mut self.log {
+            log.flush();
+        }
     }
 
     /// Lets packets begin to be followed, or no more.

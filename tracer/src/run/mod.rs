@@ -239,6 +239,7 @@ impl<'a> Trace<'a> {
                 }
                 _ = tick.tick() => {
                     self.take_events()?;
+                    self.probes.pass_on_logs();
                     if Instant::now() >= next_sweep {
                         next_sweep = Instant::now() + LEARNED_SWEEP;
                         self.tables.forget_learned(monotonic().saturating_sub(LEARNED_IDLE));
