@@ -78,3 +78,23 @@ fn packets_that_are_gone_leave_the_table() -> Result<()> {
     assert_eq!(line, Some("0 at the end"), "{}", ended.stderr);
     Ok(())
 }
+
+#[test]
+fn segments_that_the_host_cuts_do_not_take_over_delivered_packets() -> Result<()> {
+    let lab = Lab::standard()?;
+    let (c1, host, world) = (lab.netns("c1")?, lab.netns("host")?, lab.netns("world")?);
+    // A device that takes no large segments: the kernel cuts them, in memory just given back.
+    host.ip("link set eth-up gso_max_segs 1")?;
+
+    let records = Trace::during(&lab, &["--ip", C1, "--proto", "tcp"], || {
+        traffic::tcp(c1, world, at(WORLD, 8080)?, 1 << 20)
+    })?;
+
+    let replies = records.of("tcp", "reply");
+    assert!(replies.len() > 3, "{records}");
+    for reply in replies {
+        assert_eq!(reply.outcome(), "delivered", "{reply}");
+        reply.assert_avoids("host:eth-up dev_xmit");
+    }
+    Ok(())
+}

@@ -76,14 +76,21 @@ impl Sighting {
     }
 }
 
-/// A packet in the midst of its life: followed already, or none of ours.
+/// A packet in the midst of its life: followed already, or none of ours. One that was delivered has
+/// no more life: what is at its address is another.
 #[inline(always)]
 pub fn known(address: u64) -> Option<Sighting> {
-    entry(address).map(Sighting::known)
+    let followed = entry(address)?;
+    // SAFETY: a live map value.
+    if unsafe { (*followed).delivered } != 0 {
+        return None;
+    }
+    Some(Sighting::known(followed))
 }
 
+/// What is kept of the packet that is, or was, at this address.
 #[inline(always)]
-fn entry(address: u64) -> Option<*mut Followed> {
+pub fn entry(address: u64) -> Option<*mut Followed> {
     if !is_maybe_followed(address) {
         return None;
     }

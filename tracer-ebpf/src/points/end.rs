@@ -14,7 +14,7 @@ use crate::{
     emit::{Report, emit},
     globals::{FOLLOWED, setting},
     skb::{Direct, Skb},
-    track::{At, Sighting, clear_current, known, known_itself, known_or_begun},
+    track::{At, Sighting, clear_current, entry, known_itself, known_or_begun},
 };
 
 /// tp_btf `kfree_skb(skb, location[, reason[, rx_sk]])`.
@@ -48,9 +48,9 @@ fn report_drop(ctx: &BtfTracePointContext, packet: &Packet<Direct>, sighting: &S
 #[inline(always)]
 pub fn consume(ctx: &BtfTracePointContext) {
     let skb = Skb::<Direct>::new(ctx.arg(0));
-    let Some(sighting) = known(skb.address()) else { return };
+    let Some(followed) = entry(skb.address()) else { return };
     // SAFETY: a live map value; only the CPU that handles the packet touches it.
-    let delivered = unsafe { (*sighting.followed).delivered } != 0;
+    let delivered = unsafe { (*followed).delivered } != 0;
     // Where its device was, a socket's queue keeps something else: to follow that costs a fault.
     let packet = if delivered {
         Packet { skb, ifindex: 0, netns: 0, arriving: false }
