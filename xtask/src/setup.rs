@@ -21,11 +21,10 @@ struct Tool {
     why: &'static str,
 }
 
-const TOOLS: [Tool; 4] = [
+const TOOLS: [Tool; 3] = [
     Tool { command: "ip", package: "iproute2", why: "the lab's namespaces, links and routes" },
     Tool { command: "nft", package: "nftables", why: "the lab's rules" },
     Tool { command: "ping", package: "iputils-ping", why: "the lab's echo requests" },
-    Tool { command: "tcpdump", package: "tcpdump", why: "reads our captures in tests" },
 ];
 
 /// Debian's compiler with a precompiled `core` for BPF.
