@@ -65,14 +65,12 @@ pub struct Sighting {
     pub learned: bool,
     /// The packet it was cloned from, or 0.
     pub parent: u64,
-    /// Addresses or ports differ from those at its last sighting.
-    pub rewritten: bool,
 }
 
 impl Sighting {
     #[inline(always)]
     fn known(followed: *mut Followed) -> Self {
-        Self { followed, begin: false, learned: false, parent: 0, rewritten: false }
+        Self { followed, begin: false, learned: false, parent: 0 }
     }
 }
 
@@ -129,13 +127,14 @@ pub fn known_or_begun<S: Source>(source: &S, at: At) -> Option<Sighting> {
         let known = unsafe { &mut *followed };
         let alive = known.delivered == 0 || at == At::End;
         if parsed && alive && known.is(&fresh.tuple, at == At::Fresh) {
-            let mut sighting = Sighting::known(followed);
             match at {
-                At::Way => sighting.rewritten = take_rewritten(known, &fresh.tuple),
+                At::Way => {
+                    take_rewritten(known, &fresh.tuple);
+                }
                 At::Fresh => known.tuple = fresh.tuple,
                 At::End => {}
             }
-            return Some(sighting);
+            return Some(Sighting::known(followed));
         }
         // Another packet's memory by now.
         let _ = FOLLOWED.remove(&address);
@@ -244,7 +243,7 @@ fn begin<S: Source>(source: &S, chance: Chance, mut fresh: Followed) -> Option<S
     debug!(&(), "follows packet {:x}", fresh.id);
     let followed = FOLLOWED.get_ptr_mut(&address)?;
     let parent = parent(address, &fresh.tuple);
-    Some(Sighting { followed, begin: true, learned, parent, rewritten: false })
+    Some(Sighting { followed, begin: true, learned, parent })
 }
 
 /// A BPF subprogram: it is long, and many points end in it.

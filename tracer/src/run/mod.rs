@@ -266,8 +266,7 @@ impl<'a> Trace<'a> {
         self.show(&rest)?;
         log::info!("the table of followed packets holds {} at the end", self.tables.followed());
         let events = self.event_counts()?;
-        let nanoseconds = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
-        self.sink.summary(&self.tally.summary(nanoseconds, events))?;
+        self.sink.summary(&self.tally.summary(nanoseconds(duration), events))?;
         match self.dump.take() {
             Some(dump) => Ok(dump.finish()?),
             None => Ok(()),
@@ -295,7 +294,7 @@ impl<'a> Trace<'a> {
                 }
             }
         }
-        let now = u64::try_from(monotonic().as_nanos()).unwrap_or(u64::MAX);
+        let now = nanoseconds(monotonic());
         let lost = self.probes.lost_events()?;
         if lost > self.ring_full {
             self.ring_full = lost;
@@ -327,7 +326,7 @@ impl<'a> Trace<'a> {
             Builder { names: &self.machine, clock: self.clock, data: self.args.snaplen.is_some() };
         for journey in journeys {
             // What comes after the last one wanted is not counted either.
-            if self.args.count.is_some_and(|most| self.shown >= most) {
+            if self.is_enough() {
                 break;
             }
             let explanation = explain(journey, &self.machine);
@@ -416,7 +415,7 @@ impl<'a> Trace<'a> {
             let why = offer.how.as_ref().err()?.clone();
             Some(MissingPoint { point: offer.point.name().into(), why })
         });
-        let now = u64::try_from(monotonic().as_nanos()).unwrap_or(u64::MAX);
+        let now = nanoseconds(monotonic());
         Start {
             version: env!("CARGO_PKG_VERSION").into(),
             kernel: kernel.release.clone(),
@@ -484,6 +483,10 @@ async fn until(end: Option<Instant>) {
 fn monotonic() -> Duration {
     let now = clock_gettime(ClockId::Monotonic);
     Duration::try_from(now).unwrap_or_default()
+}
+
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// ns from CLOCK_MONOTONIC to the time of day.
