@@ -56,6 +56,51 @@ pub mod flags {
     pub const LEARNED: u8 = 2;
     /// Netfilter: this event was sent when the hook was left, not when it was entered.
     pub const HOOK_EXIT: u8 = 4;
+    /// Netfilter: who decided about the packet in the hook, where that was not to accept it. The
+    /// detail is a [`Verdict`](super::detail::Verdict).
+    pub const VERDICT: u8 = 8;
+}
+
+/// Values of [`Event::origin`].
+pub mod origin {
+    /// No other packet's.
+    pub const NONE: u8 = 0;
+    /// It shares the parent's bytes.
+    pub const CLONE: u8 = 1;
+    /// It has a copy of the parent's bytes.
+    pub const COPY: u8 = 2;
+    /// It was cut from a large segment.
+    pub const SEGMENT: u8 = 3;
+    /// It is a fragment of the parent.
+    pub const FRAGMENT: u8 = 4;
+}
+
+/// Values of [`detail::Verdict::decider`].
+pub mod decider {
+    /// Nobody that is known.
+    pub const NONE: u8 = 0;
+    /// A base chain of nftables (iptables-nft's as well).
+    pub const NFTABLES: u8 = 1;
+    /// A table of legacy iptables.
+    pub const IPTABLES: u8 = 2;
+    /// A table of legacy ip6tables.
+    pub const IP6TABLES: u8 = 3;
+    /// A table of legacy ebtables.
+    pub const EBTABLES: u8 = 4;
+    /// Connection tracking, looking the packet up (`nf_conntrack_in`).
+    pub const CONNTRACK: u8 = 5;
+    /// Connection tracking, confirming the connection (`nf_confirm`, `__nf_conntrack_confirm`).
+    pub const CONFIRM: u8 = 6;
+}
+
+/// Values of [`detail::Verdict::verdict`].
+pub mod verdict {
+    /// NF_DROP.
+    pub const DROP: u8 = 0;
+    /// NF_STOLEN.
+    pub const STOLEN: u8 = 2;
+    /// NF_QUEUE.
+    pub const QUEUE: u8 = 3;
 }
 
 /// One sighting of a followed packet.
@@ -66,7 +111,7 @@ pub struct Event {
     pub time: u64,
     /// The packet's id; unique for the life of the trace, never 0.
     pub id: u64,
-    /// The id of the packet that this one was cloned from, with [`flags::BEGIN`]; else 0.
+    /// The id of the packet that this one was made from, with [`flags::BEGIN`]; else 0.
     pub parent: u64,
     /// Address of the `struct sk_buff`.
     pub skb: u64,
@@ -88,8 +133,8 @@ pub struct Event {
     pub flags: u8,
     /// 1 when the captured bytes begin with the link-layer header, 0 with the network header.
     pub link_header: u8,
-    /// Unused, 0.
-    pub pad: u8,
+    /// How it came from `parent`: one of [`origin`].
+    pub origin: u8,
     /// The packet as it is here.
     pub tuple: Tuple,
     /// What the point has to say: the struct of [`detail`] that belongs to it, else zeros.
@@ -121,9 +166,10 @@ pub mod detail {
     pub struct Hook {
         /// 1: between the hook's first and last observer; 0: in no hook.
         pub in_hook: u8,
-        /// `enum nf_inet_hooks`: 0 PRE_ROUTING, 1 LOCAL_IN, 2 FORWARD, 3 LOCAL_OUT, 4 POST_ROUTING.
+        /// `enum nf_inet_hooks`: 0 PRE_ROUTING, 1 LOCAL_IN, 2 FORWARD, 3 LOCAL_OUT, 4 POST_ROUTING,
+        /// which the bridge shares; for netdev 0 ingress, 1 egress; for ARP 0 in, 1 out, 2 forward.
         pub hook: u8,
-        /// `NFPROTO_IPV4` 2 or `NFPROTO_IPV6` 10.
+        /// `NFPROTO_*`: IPv4 2, ARP 3, netdev 5, bridge 7, IPv6 10.
         pub pf: u8,
         /// Number of the last observer it passed at this hook, 0 the first. The user side knows
         /// the priority at which it placed each.
@@ -142,6 +188,48 @@ pub mod detail {
         pub oif: u32,
         /// With [`HOOK_EXIT`](super::flags::HOOK_EXIT): ns spent in the hook.
         pub spent: u32,
+    }
+
+    /// `nf_*` with [`flags::VERDICT`](super::flags::VERDICT).
+    #[repr(C)]
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub struct Verdict {
+        /// nftables: the table's handle, native order. Legacy tables: the name, padded with zeros.
+        pub table: [u8; 8],
+        /// nftables: handle of the base chain; 0 where it cannot be told.
+        pub chain: u64,
+        /// nftables: handle of the rule. Legacy tables: number of the rule in the table, from 1. 0
+        /// for none: the policy decided, or it cannot be told.
+        pub rule: u64,
+        /// Where.
+        pub hook: Hook,
+        /// One of [`decider`](super::decider).
+        pub decider: u8,
+        /// One of [`verdict`](super::verdict).
+        pub verdict: u8,
+        /// 1: what sets verdicts was watched, so that `rule` 0 means the policy.
+        pub watched: u8,
+        /// Unused, 0.
+        pub pad: u8,
+    }
+
+    /// `conntrack`.
+    #[repr(C)]
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub struct Conntrack {
+        /// The connection's status bits (`enum ip_conntrack_status`); 0 where not known.
+        pub status: u32,
+        /// Its mark.
+        pub mark: u32,
+        /// `enum ip_conntrack_info`: 0 established, 1 related, 2 new, 3 established reply, 4 related
+        /// reply, 7 untracked.
+        pub info: u8,
+        /// 1: the packet belongs to a connection. 0 with `info` other than 7: invalid.
+        pub tracked: u8,
+        /// 1: `status` and `mark` are known.
+        pub known: u8,
+        /// Unused, 0.
+        pub pad: u8,
     }
 
     /// `route`.
@@ -246,7 +334,7 @@ pub mod detail {
         // SAFETY: `repr(C)`, integers only, and size and alignment are asserted above.
         unsafe impl Detail for $name {}
     )* } }
-    details!(Drop, Netfilter, Route, Qdisc, Neigh, Socket, Consume);
+    details!(Drop, Netfilter, Verdict, Conntrack, Route, Qdisc, Neigh, Socket, Consume);
 }
 
 /// The causes for which an event or a packet is given up, each counted per CPU.

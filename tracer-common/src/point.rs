@@ -51,18 +51,42 @@ points! {
     DevReceive = 7, "dev_receive", Device;
     /// tc ingress of a device.
     TcIngress = 8, "tc_ingress", Tc;
+    /// Received by a port of a bridge (`br_handle_frame`).
+    BridgeRx = 20, "bridge_rx", Bridge;
+    /// Forwarded to one port of the bridge (`__br_forward`).
+    BridgeForward = 21, "bridge_forward", Bridge;
+    /// Flooded to the ports of the bridge (`br_flood`).
+    BridgeFlood = 22, "bridge_flood", Bridge;
+    /// Passed up to the bridge's own device (`br_pass_frame_up`).
+    BridgeLocal = 23, "bridge_local", Bridge;
+    /// Sent through the bridge's own device (`br_dev_xmit`).
+    BridgeXmit = 24, "bridge_xmit", Bridge;
+    /// netdev ingress: the chains of one device, before the stack.
+    NfIngress = 33, "nf_ingress", Netfilter;
+    /// Taken by the IP stack (`ip_rcv`, `ipv6_rcv`).
+    IpReceive = 26, "ip_receive", Ip;
     /// PRE_ROUTING.
     NfPrerouting = 9, "nf_prerouting", Netfilter;
+    /// Looked up by connection tracking (`nf_conntrack_in`).
+    Conntrack = 25, "conntrack", Netfilter;
     /// A routing decision (`fib_table_lookup`, `fib6_table_lookup`).
     Route = 10, "route", Ip;
+    /// For this network namespace itself (`ip_local_deliver`, `ip6_input`).
+    IpLocalDeliver = 28, "ip_local_deliver", Ip;
     /// LOCAL_IN: for this network namespace itself.
     NfInput = 11, "nf_input", Netfilter;
+    /// To be forwarded (`ip_forward`, `ip6_forward`).
+    IpForward = 27, "ip_forward", Ip;
     /// FORWARD.
     NfForward = 12, "nf_forward", Netfilter;
+    /// On its way out (`ip_output`, `ip6_output`).
+    IpOutput = 29, "ip_output", Ip;
     /// POST_ROUTING.
     NfPostrouting = 13, "nf_postrouting", Netfilter;
     /// A destination or source address or port was rewritten.
     Nat = 14, "nat", Netfilter;
+    /// netdev egress: the chains of one device, behind the stack.
+    NfEgress = 34, "nf_egress", Netfilter;
     /// Waits for, or asks for, the link-layer address of its next hop.
     Neigh = 15, "neigh", Neighbour;
     /// Taken by a socket.
@@ -73,6 +97,12 @@ points! {
     Drop = 18, "drop", End;
     /// The kernel was done with it (`consume_skb`): not a loss.
     Consume = 19, "consume", End;
+    /// A copy of the packet and its bytes began its own way (`skb_copy`).
+    Copy = 30, "copy", Lifecycle;
+    /// A piece cut from a large segment began its own way (`skb_segment`).
+    Segment = 31, "segment", Lifecycle;
+    /// A fragment of the packet began its own way (`ip_do_fragment`, `ip6_fragment`).
+    Fragment = 32, "fragment", Lifecycle;
 }
 
 /// The part of the network stack that a point belongs to.
@@ -84,6 +114,8 @@ pub enum Layer {
     Device,
     /// Traffic control, where tc programs run.
     Tc,
+    /// Bridges.
+    Bridge,
     /// Netfilter hooks, conntrack and NAT.
     Netfilter,
     /// Routing and IP.

@@ -119,7 +119,7 @@ fn send<S: Capture, const N: usize>(
         (*e).flags = report.flags
             | if sighting.begin { flags::BEGIN } else { 0 }
             | if sighting.learned { flags::LEARNED } else { 0 };
-        (*e).pad = 0;
+        (*e).origin = 0;
         (*e).tuple = known.tuple;
         (*e).detail = report.detail;
         let (captured, link_header) = if N == 0 {

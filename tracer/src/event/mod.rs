@@ -85,16 +85,32 @@ pub enum Hook {
     Output,
     /// NF_INET_POST_ROUTING.
     Postrouting,
+    /// NF_NETDEV_INGRESS.
+    Ingress,
+    /// NF_NETDEV_EGRESS.
+    Egress,
 }
 
 impl Hook {
-    /// The five hooks in the kernel's numbering.
+    /// The five hooks of the IP stack and the bridge, in the kernel's numbering.
     pub const ALL: [Hook; 5] =
         [Hook::Prerouting, Hook::Input, Hook::Forward, Hook::Output, Hook::Postrouting];
 
-    /// The hook with this number of `enum nf_inet_hooks`.
+    /// The hook with this number of `enum nf_inet_hooks`, which the bridge shares.
     pub fn from_number(number: u8) -> Option<Self> {
         Self::ALL.get(usize::from(number)).copied()
+    }
+
+    /// The hook of this number in a family: netdev and ARP have numbers of their own
+    /// (linux/netfilter_netdev.h, linux/netfilter_arp.h).
+    pub fn of(family: HookFamily, number: u8) -> Option<Self> {
+        match family {
+            HookFamily::Netdev => [Hook::Ingress, Hook::Egress].get(usize::from(number)).copied(),
+            HookFamily::Arp => {
+                [Hook::Input, Hook::Output, Hook::Forward].get(usize::from(number)).copied()
+            }
+            HookFamily::Ipv4 | HookFamily::Ipv6 | HookFamily::Bridge => Self::from_number(number),
+        }
     }
 
     /// nft's name of the hook.
@@ -105,6 +121,8 @@ impl Hook {
             Hook::Forward => "forward",
             Hook::Output => "output",
             Hook::Postrouting => "postrouting",
+            Hook::Ingress => "ingress",
+            Hook::Egress => "egress",
         }
     }
 
@@ -116,6 +134,49 @@ impl Hook {
             Hook::Forward => Point::NfForward,
             Hook::Output => Point::NfOutput,
             Hook::Postrouting => Point::NfPostrouting,
+            Hook::Ingress => Point::NfIngress,
+            Hook::Egress => Point::NfEgress,
+        }
+    }
+}
+
+/// Whose hook it is: `NFPROTO_*`. The same packet can be in a hook of a bridge and in one of IP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HookFamily {
+    /// IPv4.
+    Ipv4,
+    /// IPv6.
+    Ipv6,
+    /// Frames in a bridge.
+    Bridge,
+    /// ARP.
+    Arp,
+    /// One device's ingress or egress.
+    Netdev,
+}
+
+impl HookFamily {
+    /// The family of this `NFPROTO_*` (linux/netfilter.h).
+    pub fn from_number(number: u8) -> Option<Self> {
+        match i32::from(number) {
+            libc::NFPROTO_IPV4 => Some(Self::Ipv4),
+            libc::NFPROTO_IPV6 => Some(Self::Ipv6),
+            libc::NFPROTO_BRIDGE => Some(Self::Bridge),
+            libc::NFPROTO_ARP => Some(Self::Arp),
+            libc::NFPROTO_NETDEV => Some(Self::Netdev),
+            _ => None,
+        }
+    }
+
+    /// nft's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ipv4 => "ip",
+            Self::Ipv6 => "ip6",
+            Self::Bridge => "bridge",
+            Self::Arp => "arp",
+            Self::Netdev => "netdev",
         }
     }
 }
@@ -125,11 +186,92 @@ impl Hook {
 pub struct InHook {
     /// The hook.
     pub hook: Hook,
-    /// [`Family::Ipv4`] or [`Family::Ipv6`].
-    pub family: Family,
+    /// Whose hook.
+    pub family: HookFamily,
     /// Number of the last observer that it passed, 0 the first. Which priorities that observer
     /// stands between is known to [`crate::probe`].
     pub passed: u8,
+}
+
+/// Who decided about a packet in a netfilter hook. Numbers, as the kernel has them: names are joined
+/// in by whoever knows the rule set.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "by")]
+pub enum Decider {
+    /// A base chain of nftables (iptables-nft's as well), or a chain that it leads to.
+    Nftables {
+        /// Handle of the table: unique in its namespace, never used again.
+        table: u64,
+        /// Handle of the base chain in that table; 0 where the kernel cannot tell it.
+        chain: u64,
+        /// Which rule.
+        rule: RuleOrPolicy,
+    },
+    /// A table of legacy iptables, ip6tables or ebtables.
+    Legacy {
+        /// Whose table.
+        family: HookFamily,
+        /// `filter`, `nat`, `mangle`, `raw`, `security`, `broute`.
+        table: String,
+        /// Number of the rule in the whole table, from 1, where it is known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        rule: Option<u64>,
+    },
+    /// Connection tracking, looking the packet up: its table is full, or the packet fits nothing.
+    Conntrack,
+    /// Connection tracking, confirming a new connection: another packet was quicker.
+    Confirm,
+}
+
+/// What of a base chain decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RuleOrPolicy {
+    /// The rule with this handle: unique in its table, never used again.
+    Rule(u64),
+    /// The base chain's policy: no rule had decided.
+    Policy,
+    /// One of both: what sets verdicts was not watched.
+    Unknown,
+}
+
+/// What was decided, where that was not to accept the packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// NF_DROP.
+    Drop,
+    /// NF_STOLEN: somebody else has it now.
+    Stolen,
+    /// NF_QUEUE: handed to a program (nfnetlink_queue).
+    Queue,
+}
+
+/// How a packet came from its parent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// It shares the parent's bytes.
+    #[default]
+    Clone,
+    /// It has a copy of them.
+    Copy,
+    /// It was cut from a large segment.
+    Segment,
+    /// It is a fragment.
+    Fragment,
+}
+
+impl Origin {
+    /// The point at which it began.
+    pub fn point(self) -> Point {
+        match self {
+            Origin::Clone => Point::Clone,
+            Origin::Copy => Point::Copy,
+            Origin::Segment => Point::Segment,
+            Origin::Fragment => Point::Fragment,
+        }
+    }
 }
 
 /// Who was done with a packet.
@@ -158,6 +300,46 @@ pub enum What {
     TcIngress,
     /// `tc_egress`.
     TcEgress,
+    /// `bridge_rx`.
+    BridgeRx,
+    /// `bridge_forward`.
+    BridgeForward,
+    /// `bridge_flood`.
+    BridgeFlood,
+    /// `bridge_local`.
+    BridgeLocal,
+    /// `bridge_xmit`.
+    BridgeXmit,
+    /// `ip_receive`.
+    IpReceive,
+    /// `ip_forward`.
+    IpForward,
+    /// `ip_local_deliver`.
+    IpLocalDeliver,
+    /// `ip_output`.
+    IpOutput,
+    /// `nat`: it has just been rewritten; [`Event::headers`] are those after that.
+    Nat,
+    /// `conntrack`.
+    Conntrack {
+        /// What the packet is to its connection.
+        state: ConntrackState,
+        /// Status bits of the connection (`enum ip_conntrack_status`), where known.
+        status: Option<u32>,
+        /// Its mark, where known.
+        mark: Option<u32>,
+    },
+    /// Somebody decided about the packet in a netfilter hook, and not to accept it. It may come
+    /// right before the `drop`; its hook is that of the last [`What::HookEnter`], or one of which
+    /// nothing else was seen.
+    Verdict {
+        /// Where.
+        hook: InHook,
+        /// Who.
+        by: Decider,
+        /// What.
+        verdict: Verdict,
+    },
     /// A netfilter hook was entered.
     HookEnter {
         /// Where.
@@ -244,7 +426,20 @@ impl What {
             What::DevReceive => Point::DevReceive,
             What::TcIngress => Point::TcIngress,
             What::TcEgress => Point::TcEgress,
-            What::HookEnter { hook, .. } | What::HookExit { hook, .. } => hook.hook.point(),
+            What::BridgeRx => Point::BridgeRx,
+            What::BridgeForward => Point::BridgeForward,
+            What::BridgeFlood => Point::BridgeFlood,
+            What::BridgeLocal => Point::BridgeLocal,
+            What::BridgeXmit => Point::BridgeXmit,
+            What::IpReceive => Point::IpReceive,
+            What::IpForward => Point::IpForward,
+            What::IpLocalDeliver => Point::IpLocalDeliver,
+            What::IpOutput => Point::IpOutput,
+            What::Nat => Point::Nat,
+            What::Conntrack { .. } => Point::Conntrack,
+            What::HookEnter { hook, .. }
+            | What::HookExit { hook, .. }
+            | What::Verdict { hook, .. } => hook.hook.point(),
             What::Route { .. } => Point::Route,
             What::Neigh { .. } => Point::Neigh,
             What::QdiscEnqueue { .. } => Point::QdiscEnqueue,
@@ -268,9 +463,12 @@ pub struct Event {
     /// The first event of this id (always `seq` 0).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub begin: bool,
-    /// The packet that this one was cloned from; only with `begin`.
+    /// The packet that this one was made from; only with `begin`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent: Option<PacketId>,
+    /// How; says something only with `parent`.
+    #[serde(default, skip_serializing_if = "is_clone")]
+    pub origin: Origin,
     /// It matched as the answer to a followed flow, not by the filter; only with `begin`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub learned: bool,
@@ -289,6 +487,39 @@ pub struct Event {
     /// Captured bytes, from the link-layer header on where `link_header`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes: Option<Captured>,
+}
+
+fn is_clone(origin: &Origin) -> bool {
+    *origin == Origin::Clone
+}
+
+/// What a packet is to its connection (`enum ip_conntrack_info`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ConntrackState {
+    /// The first of a connection, or more of it before an answer.
+    New,
+    /// Of a connection that was answered.
+    Established,
+    /// Of one that belongs to another.
+    Related,
+    /// It fits no connection.
+    Invalid,
+    /// Not to be tracked.
+    Untracked,
+}
+
+impl ConntrackState {
+    /// nft's name (`ct state`).
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::New => "new",
+            Self::Established => "established",
+            Self::Related => "related",
+            Self::Invalid => "invalid",
+            Self::Untracked => "untracked",
+        }
+    }
 }
 
 /// Captured bytes of a packet.

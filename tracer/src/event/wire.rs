@@ -4,14 +4,17 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use bytes::Bytes;
 use tracer_common::{
-    event::{self as raw, Tuple, detail::Detail as _, family, flags},
+    event::{self as raw, Tuple, decider, detail::Detail as _, family, flags, origin, verdict},
     point::Point,
 };
 
-use super::{Captured, Consumer, Event, Family, Headers, Hook, InHook, PacketId, Place, What};
+use super::{
+    Captured, ConntrackState, Consumer, Decider, Event, Family, Headers, Hook, HookFamily, InHook,
+    Origin, PacketId, Place, RuleOrPolicy, Verdict, What,
+};
 
 /// Why a record could not be read: the kernel side and the user side disagree on the layout.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WireError {
     /// The record is shorter than an event and what it says to carry.
     #[error("an event record of {have} bytes where {need} are needed")]
@@ -24,6 +27,14 @@ pub enum WireError {
     /// No point has this number.
     #[error("an event of point number {0}, which this program does not know")]
     UnknownPoint(u8),
+    /// A verdict of an unknown kind.
+    #[error("a verdict {verdict} of decider {decider}, which this program does not know")]
+    UnknownVerdict {
+        /// Who decided.
+        decider: u8,
+        /// What.
+        verdict: u8,
+    },
     /// A netfilter event with a hook or family that does not exist.
     #[error("a netfilter event of hook {hook}, family {pf}")]
     UnknownHook {
@@ -63,6 +74,12 @@ pub fn decode(record: &[u8]) -> Result<Event, WireError> {
         seq: e.seq,
         begin,
         parent: (begin && e.parent != 0).then_some(PacketId(e.parent)),
+        origin: match e.origin {
+            origin::COPY => Origin::Copy,
+            origin::SEGMENT => Origin::Segment,
+            origin::FRAGMENT => Origin::Fragment,
+            _ => Origin::Clone,
+        },
         learned: e.flags & flags::LEARNED != 0,
         skb: e.skb,
         place: Place { netns: e.netns, ifindex: e.ifindex },
@@ -87,11 +104,49 @@ fn what(e: &raw::Event) -> Result<What, WireError> {
             let by = Consumer { location: d.location, pid: d.pid, comm: text(&d.comm) };
             What::Consume { by: (d.location != 0).then_some(by) }
         }
+        Point::BridgeRx => What::BridgeRx,
+        Point::BridgeForward => What::BridgeForward,
+        Point::BridgeFlood => What::BridgeFlood,
+        Point::BridgeLocal => What::BridgeLocal,
+        Point::BridgeXmit => What::BridgeXmit,
+        Point::IpReceive => What::IpReceive,
+        Point::IpForward => What::IpForward,
+        Point::IpLocalDeliver => What::IpLocalDeliver,
+        Point::IpOutput => What::IpOutput,
+        Point::Nat => What::Nat,
+        Point::Conntrack => {
+            let d = raw::detail::Conntrack::from_wire(&e.detail);
+            let known = d.known != 0;
+            What::Conntrack {
+                state: conntrack_state(&d),
+                status: known.then_some(d.status),
+                mark: known.then_some(d.mark),
+            }
+        }
         Point::NfPrerouting
         | Point::NfInput
         | Point::NfForward
         | Point::NfOutput
-        | Point::NfPostrouting => {
+        | Point::NfPostrouting
+        | Point::NfIngress
+        | Point::NfEgress
+            if e.flags & flags::VERDICT != 0 =>
+        {
+            let d = raw::detail::Verdict::from_wire(&e.detail);
+            let unknown = WireError::UnknownVerdict { decider: d.decider, verdict: d.verdict };
+            What::Verdict {
+                hook: in_hook(d.hook)?,
+                by: decided_by(&d).ok_or(unknown)?,
+                verdict: verdict_of(d.verdict).ok_or(unknown)?,
+            }
+        }
+        Point::NfPrerouting
+        | Point::NfInput
+        | Point::NfForward
+        | Point::NfOutput
+        | Point::NfPostrouting
+        | Point::NfIngress
+        | Point::NfEgress => {
             let d = raw::detail::Netfilter::from_wire(&e.detail);
             let hook = in_hook(d.hook)?;
             if e.flags & flags::HOOK_EXIT != 0 {
@@ -140,18 +195,59 @@ fn what(e: &raw::Event) -> Result<What, WireError> {
             }
         }
         // Journeys make these from other events; the kernel side never sends them.
-        Point::Nat | Point::Clone => return Err(WireError::UnknownPoint(e.point)),
+        Point::Clone | Point::Copy | Point::Segment | Point::Fragment => {
+            return Err(WireError::UnknownPoint(e.point));
+        }
     })
 }
 
 fn in_hook(raw: raw::detail::Hook) -> Result<InHook, WireError> {
     let unknown = WireError::UnknownHook { hook: raw.hook, pf: raw.pf };
-    let family = match raw.pf {
-        2 => Family::Ipv4,
-        10 => Family::Ipv6,
-        _ => return Err(unknown),
+    let family = HookFamily::from_number(raw.pf).ok_or(unknown)?;
+    Ok(InHook { hook: Hook::of(family, raw.hook).ok_or(unknown)?, family, passed: raw.passed })
+}
+
+fn conntrack_state(d: &raw::detail::Conntrack) -> ConntrackState {
+    match (d.tracked, d.info) {
+        (_, 7) => ConntrackState::Untracked,
+        (0, _) => ConntrackState::Invalid,
+        (_, 1 | 4) => ConntrackState::Related,
+        (_, 2) => ConntrackState::New,
+        _ => ConntrackState::Established,
+    }
+}
+
+fn decided_by(d: &raw::detail::Verdict) -> Option<Decider> {
+    let rule = match (d.rule, d.watched) {
+        (0, 0) => RuleOrPolicy::Unknown,
+        (0, _) => RuleOrPolicy::Policy,
+        (handle, _) => RuleOrPolicy::Rule(handle),
     };
-    Ok(InHook { hook: Hook::from_number(raw.hook).ok_or(unknown)?, family, passed: raw.passed })
+    let legacy = |family| Decider::Legacy {
+        family,
+        table: text(&d.table),
+        rule: (d.rule != 0).then_some(d.rule),
+    };
+    Some(match d.decider {
+        decider::NFTABLES => {
+            Decider::Nftables { table: u64::from_ne_bytes(d.table), chain: d.chain, rule }
+        }
+        decider::IPTABLES => legacy(HookFamily::Ipv4),
+        decider::IP6TABLES => legacy(HookFamily::Ipv6),
+        decider::EBTABLES => legacy(HookFamily::Bridge),
+        decider::CONNTRACK => Decider::Conntrack,
+        decider::CONFIRM => Decider::Confirm,
+        _ => return None,
+    })
+}
+
+fn verdict_of(number: u8) -> Option<Verdict> {
+    match number {
+        verdict::DROP => Some(Verdict::Drop),
+        verdict::STOLEN => Some(Verdict::Stolen),
+        verdict::QUEUE => Some(Verdict::Queue),
+        _ => None,
+    }
 }
 
 fn headers(t: &Tuple) -> Headers {

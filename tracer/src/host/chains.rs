@@ -233,7 +233,7 @@ fn nat_priority(hook: Hook) -> Option<i32> {
     match hook {
         Hook::Prerouting | Hook::Output => Some(NAT_DST),
         Hook::Input | Hook::Postrouting => Some(NAT_SRC),
-        Hook::Forward => None,
+        Hook::Forward | Hook::Ingress | Hook::Egress => None,
     }
 }
 
@@ -255,12 +255,12 @@ fn kernel_parts(hook: Hook, packets: Packets) -> &'static [(i32, &'static str)] 
         (Packets::Bridged, hook) => match hook {
             Hook::Prerouting | Hook::Forward => &[(BRIDGE_NF, BRIDGE_NF_NAME)],
             Hook::Postrouting => &[(i32::MAX, BRIDGE_NF_NAME)],
-            Hook::Input | Hook::Output => &[],
+            Hook::Input | Hook::Output | Hook::Ingress | Hook::Egress => &[],
         },
         (_, Hook::Prerouting) => &[(DEFRAG, "defrag"), (CONNTRACK, "conntrack"), (NAT_DST, "nat")],
         (_, Hook::Output) => &[(DEFRAG, "defrag"), (CONNTRACK, "conntrack"), (NAT_DST, "nat")],
         (_, Hook::Input | Hook::Postrouting) => &[(NAT_SRC, "nat"), (CONFIRM, "conntrack confirm")],
-        (_, Hook::Forward) => &[],
+        (_, Hook::Forward | Hook::Ingress | Hook::Egress) => &[],
     }
 }
 

@@ -16,7 +16,7 @@ use super::{
     flow::{FlowTable, Key, Membership},
     hops::{End, Path},
 };
-use crate::event::{Headers, Hook, PacketId, What};
+use crate::event::{Headers, Hook, Origin, PacketId, What};
 
 /// The bounds of an [`Assembler`].
 #[derive(Clone, Copy, Debug)]
@@ -262,7 +262,7 @@ impl<B: Benign> Assembler<B> {
         done.push(Journey {
             number: self.finished,
             id,
-            parent,
+            parent: parent.map(|(parent, _)| parent),
             flow: self.flows.describe(member, &headers, &last_headers),
             direction: member.direction,
             nat: path.nat,
@@ -311,7 +311,7 @@ fn outcome(path: &Path, cause: Cause, quiet: bool, cut: bool) -> Outcome {
 struct Making {
     /// In the packet's order.
     events: Vec<Seen>,
-    parent: Option<PacketId>,
+    parent: Option<(PacketId, Origin)>,
     member: Membership,
     /// The headers of the event that was received first: what its flow was found by.
     headers: Headers,
@@ -364,7 +364,7 @@ impl Making {
             _ => self.events.len(),
         };
         if event.begin {
-            self.parent = event.parent;
+            self.parent = event.parent.map(|parent| (parent, event.origin));
         }
         self.last_seen = self.last_seen.max(event.time);
         self.end_seen |= matches!(event.what, What::Drop { .. } | What::Consume { .. });

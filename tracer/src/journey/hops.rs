@@ -5,8 +5,8 @@ use std::net::IpAddr;
 
 use tracer_common::point::Point;
 
-use super::{Benign, BenignEnd, Hop, HopDetail, NatKind, Rewritten, flow::ends};
-use crate::event::{Consumer, Event, Family, Headers, Hook, InHook, PacketId, Place, What};
+use super::{Benign, BenignEnd, Decided, Hop, HopDetail, NatKind, Rewritten, flow::ends};
+use crate::event::{Consumer, Event, Family, Headers, Hook, InHook, Origin, PacketId, Place, What};
 
 /// The hops of a packet and what its end rests on.
 #[derive(Debug)]
@@ -37,7 +37,7 @@ pub(super) enum End {
 impl Path {
     /// Puts the events of one packet together; they are in the packet's order, at least one.
     pub(super) fn new(
-        parent: Option<PacketId>,
+        parent: Option<(PacketId, Origin)>,
         events: impl ExactSizeIterator<Item = Event>,
         benign: &impl Benign,
     ) -> Self {
@@ -70,7 +70,7 @@ impl Path {
 
 struct Walk {
     path: Path,
-    parent: Option<PacketId>,
+    parent: Option<(PacketId, Origin)>,
     start: Option<u64>,
     /// The netfilter hop that the packet is in.
     open: Option<usize>,
@@ -97,8 +97,8 @@ impl Walk {
         let start = *self.start.get_or_insert(event.time);
         let seen =
             Seen { at: event.time.saturating_sub(start), place: event.place, cpu: event.cpu };
-        if first && let Some(parent) = self.parent {
-            self.path.hops.push(seen.hop(Point::Clone, HopDetail::Clone { parent }));
+        if first && let Some((parent, origin)) = self.parent {
+            self.path.hops.push(seen.hop(origin.point(), HopDetail::Born { parent }));
         }
         // In a socket's queue TCP merges what follows into a segment.
         if self.path.taken.is_none() {
@@ -122,6 +122,16 @@ impl Walk {
             self.path.sent = None;
             return;
         }
+        // Likewise within the hook that it is in.
+        if let What::Verdict { hook, by, verdict } = what {
+            self.rewrite(rewrites, seen);
+            self.decide(hook, Decided { by, verdict }, seen);
+            return;
+        }
+        if what == What::Nat {
+            self.rewrite(rewrites, seen);
+            return;
+        }
         // It may have been rewritten and then dropped in the same hook.
         if !matches!(what, What::Drop { hook: Some(_), .. }) {
             self.accept_open();
@@ -135,13 +145,24 @@ impl Walk {
                 self.path.taken = None;
                 HopDetail::None
             }
-            What::TcIngress | What::TcEgress => HopDetail::None,
+            What::TcIngress
+            | What::TcEgress
+            | What::BridgeRx
+            | What::BridgeForward
+            | What::BridgeFlood
+            | What::BridgeLocal
+            | What::BridgeXmit
+            | What::IpReceive
+            | What::IpForward
+            | What::IpLocalDeliver
+            | What::IpOutput => HopDetail::None,
+            What::Conntrack { state, status, mark } => HopDetail::Conntrack { state, status, mark },
             What::HookEnter { hook, iif, oif } => {
                 self.path.taken = None;
                 self.open = Some(index);
-                HopDetail::Netfilter { hook, iif, oif, accepted: None, spent: None }
+                HopDetail::Netfilter { hook, iif, oif, accepted: None, spent: None, decided: None }
             }
-            What::HookExit { .. } => HopDetail::None,
+            What::HookExit { .. } | What::Verdict { .. } | What::Nat => HopDetail::None,
             What::Route { table, gateway, oif, kind, error, reverse } => {
                 HopDetail::Route { table, gateway, oif, kind, error, reverse }
             }
@@ -256,10 +277,26 @@ impl Walk {
         index
     }
 
+    /// Somebody decided in this hook, which the packet does not leave by that.
+    fn decide(&mut self, hook: InHook, by: Decided, seen: Seen) {
+        let index = self.open_in(hook).unwrap_or_else(|| self.enter_unseen(hook, seen));
+        self.open = Some(index);
+        if let HopDetail::Netfilter { decided, .. } = &mut self.path.hops[index].detail {
+            *decided = Some(by);
+        }
+    }
+
     /// A hop for a hook whose entry was lost.
     fn enter_unseen(&mut self, hook: InHook, seen: Seen) -> usize {
         self.accept_open();
-        let detail = HopDetail::Netfilter { hook, iif: 0, oif: 0, accepted: None, spent: None };
+        let detail = HopDetail::Netfilter {
+            hook,
+            iif: 0,
+            oif: 0,
+            accepted: None,
+            spent: None,
+            decided: None,
+        };
         self.path.hops.push(seen.hop(hook.hook.point(), detail));
         self.path.hops.len() - 1
     }

@@ -18,7 +18,9 @@ use std::net::IpAddr;
 
 use tracer_common::point::Point;
 
-use crate::event::{Captured, Event, Headers, InHook, PacketId, Place};
+use crate::event::{
+    Captured, ConntrackState, Decider, Event, Headers, InHook, PacketId, Place, Verdict,
+};
 
 /// One packet's way, from where it was first seen to its end.
 #[derive(Clone, Debug)]
@@ -28,7 +30,7 @@ pub struct Journey {
     pub number: u64,
     /// The packet.
     pub id: PacketId,
-    /// The packet that it was cloned from.
+    /// The packet that it was made from: cloned, copied, or cut.
     pub parent: Option<PacketId>,
     /// The flow it belongs to.
     pub flow: Flow,
@@ -127,6 +129,17 @@ pub enum HopDetail {
         accepted: Option<bool>,
         /// ns spent in the hook, where known.
         spent: Option<u32>,
+        /// Who decided not to accept it, where that is known, and what.
+        decided: Option<Decided>,
+    },
+    /// Connection tracking; as [`What::Conntrack`](crate::event::What::Conntrack).
+    Conntrack {
+        /// What the packet is to its connection.
+        state: ConntrackState,
+        /// Status bits of the connection.
+        status: Option<u32>,
+        /// Its mark.
+        mark: Option<u32>,
     },
     /// Addresses or ports were rewritten.
     Nat {
@@ -175,9 +188,9 @@ pub enum HopDetail {
         /// Its command name.
         comm: Option<String>,
     },
-    /// It was cloned from this packet.
-    Clone {
-        /// The packet it was cloned from.
+    /// It was made from another packet: a clone, a copy, a segment or a fragment.
+    Born {
+        /// That packet.
         parent: PacketId,
     },
     /// A drop; with [`Point::Consume`], one that is none (see [`Benign`]).
@@ -189,6 +202,15 @@ pub enum HopDetail {
         /// The hook that it died in.
         hook: Option<InHook>,
     },
+}
+
+/// A verdict other than to accept, and whose.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decided {
+    /// Who.
+    pub by: Decider,
+    /// What.
+    pub verdict: Verdict,
 }
 
 /// Source or destination NAT.

@@ -3,7 +3,9 @@
 use std::net::IpAddr;
 
 use super::{Assembler, Benign, Journey, Limits};
-use crate::event::{Event, Family, Headers, Hook, InHook, PacketId, Place, What};
+use crate::event::{
+    Event, Family, Headers, Hook, HookFamily, InHook, Origin, PacketId, Place, What,
+};
 
 pub(crate) const MS: u64 = 1_000_000;
 pub(crate) const LIMITS: Limits =
@@ -49,7 +51,7 @@ pub(crate) fn arp(src: &str, dst: &str, operation: u8) -> Headers {
 }
 
 pub(crate) fn hook(hook: Hook, passed: u8) -> InHook {
-    InHook { hook, family: Family::Ipv4, passed }
+    InHook { hook, family: HookFamily::Ipv4, passed }
 }
 
 pub(crate) fn enter(at: Hook) -> What {
@@ -121,6 +123,7 @@ impl Packet {
             seq: n as u16,
             begin: n == 0,
             parent: (n == 0).then(|| self.parent.map(PacketId)).flatten(),
+            origin: Origin::Clone,
             learned: false,
             skb: 0xffff_8881_47cb_7900,
             place: self.place,

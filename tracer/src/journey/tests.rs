@@ -198,7 +198,7 @@ fn a_drop_elsewhere_is_about_the_hop_before() {
 #[test]
 fn a_clone_begins_with_where_it_came_from() {
     let journey = one(ping().cloned_from(5).see(What::DevXmit).see(consume()));
-    assert_eq!(journey.hops[0].detail, HopDetail::Clone { parent: PacketId(5) });
+    assert_eq!(journey.hops[0].detail, HopDetail::Born { parent: PacketId(5) });
     assert_eq!(points(&journey), ["clone", "dev_xmit", "consume"]);
     assert_eq!(journey.outcome, Outcome::Transmitted { hop: 1 });
 }

@@ -143,8 +143,8 @@ impl<N: Names + KernelNames + ?Sized> Builder<'_, N> {
         };
         match &hop.detail {
             HopDetail::None => {}
-            HopDetail::Netfilter { hook, iif, oif, accepted, spent } => {
-                put("family", describe::nft_family(hook.family).into());
+            HopDetail::Netfilter { hook, iif, oif, accepted, spent, .. } => {
+                put("family", hook.family.name().into());
                 let verdict = accepted.map(|yes| if yes { "accept" } else { "drop" });
                 put("verdict", verdict.into());
                 for (key, ifindex) in [("iif", *iif), ("oif", *oif)] {
@@ -193,7 +193,12 @@ impl<N: Names + KernelNames + ?Sized> Builder<'_, N> {
                 put("pid", (*pid).into());
                 put("comm", comm.as_deref().into());
             }
-            HopDetail::Clone { parent } => put("parent", packet_id(*parent).into()),
+            HopDetail::Conntrack { state, status, mark } => {
+                put("state", state.name().into());
+                put("status", (*status).into());
+                put("mark", (*mark).into());
+            }
+            HopDetail::Born { parent } => put("parent", packet_id(*parent).into()),
             HopDetail::Drop { reason, location, .. } => {
                 put("reason", reason.map(|number| reason_name(self.names, number)).into());
                 put("location", location_name(self.names, *location).into());

@@ -165,13 +165,3 @@ pub(super) fn qdisc_handle(handle: u32) -> String {
         (major, minor) => format!("{major:x}:{minor:x}"),
     }
 }
-
-/// A family as nft names it.
-pub(super) fn nft_family(family: Family) -> &'static str {
-    match family {
-        Family::Ipv4 => "ip",
-        Family::Ipv6 => "ip6",
-        Family::Arp => "arp",
-        Family::Other => "other",
-    }
-}

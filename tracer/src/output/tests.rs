@@ -7,7 +7,7 @@ use super::{
     *,
 };
 use crate::{
-    event::{Event, Family, Headers, Hook, InHook, Place, What},
+    event::{Event, Family, Headers, Hook, HookFamily, InHook, Place, What},
     explain::{BaseChain, Bracket, DeviceName, Evidence, KernelNames, Names, NetnsName, explain},
     host::symbols::Function,
     journey::{Journey, sample::*},
@@ -91,7 +91,7 @@ fn dropped() -> record::Journey {
             .see(enter(Hook::Prerouting))
             .see(route(2, 0, 1))
             .see(What::HookEnter {
-                hook: InHook { hook: Hook::Forward, family: Family::Ipv4, passed: 0 },
+                hook: InHook { hook: Hook::Forward, family: HookFamily::Ipv4, passed: 0 },
                 iif: 7,
                 oif: 2,
             })

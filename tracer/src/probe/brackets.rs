@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use crate::event::{Family, Hook, InHook};
+use crate::event::{Hook, HookFamily, InHook};
 
 /// The first observer: the kernel refuses the very lowest priority (`bpf_nf_check_pf_and_hooks`).
 pub const FIRST: i32 = i32::MIN + 1;
@@ -23,7 +23,7 @@ pub struct Occupied {
 }
 
 /// What sits in each hook, for each family.
-pub type HookOccupants = HashMap<(Family, Hook), Occupied>;
+pub type HookOccupants = HashMap<(HookFamily, Hook), Occupied>;
 
 /// Where observers between the first and the last are wanted: gaps between what sits in the hook.
 /// Neighbours without a gap share one bracket.
@@ -86,12 +86,12 @@ impl Placed {
 /// The observers that were placed, by namespace inode, family and hook.
 #[derive(Clone, Debug, Default)]
 pub struct Brackets {
-    placed: HashMap<(u32, Family, Hook), Placed>,
+    placed: HashMap<(u32, HookFamily, Hook), Placed>,
 }
 
 impl Brackets {
     /// Notes where observers stand.
-    pub fn insert(&mut self, netns: u32, family: Family, hook: Hook, placed: Placed) {
+    pub fn insert(&mut self, netns: u32, family: HookFamily, hook: Hook, placed: Placed) {
         self.placed.insert((netns, family, hook), placed);
     }
 
@@ -107,7 +107,7 @@ mod tests {
     use super::*;
 
     fn at(hook: Hook, passed: u8) -> InHook {
-        InHook { hook, family: Family::Ipv4, passed }
+        InHook { hook, family: HookFamily::Ipv4, passed }
     }
 
     fn observers(chains: &[i32], kernel: &[i32]) -> Vec<(i32, i32)> {
@@ -146,7 +146,7 @@ mod tests {
     fn an_interval_spans_from_the_passed_observer_to_the_next() {
         let mut brackets = Brackets::default();
         let placed = Placed::new(FIRST, LAST, [(1, -149), (2, 1)]);
-        brackets.insert(7, Family::Ipv4, Hook::Forward, placed);
+        brackets.insert(7, HookFamily::Ipv4, Hook::Forward, placed);
 
         let interval = |passed| brackets.interval(7, at(Hook::Forward, passed));
 

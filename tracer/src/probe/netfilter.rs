@@ -16,11 +16,11 @@ use super::{
     sys::{self, NetfilterPlace},
 };
 use crate::{
-    event::{Family, Hook},
+    event::{Hook, HookFamily},
     host::netns::Netns,
 };
 
-const FAMILIES: [(Family, u32); 2] = [(Family::Ipv4, 2), (Family::Ipv6, 10)];
+const FAMILIES: [(HookFamily, u32); 2] = [(HookFamily::Ipv4, 2), (HookFamily::Ipv6, 10)];
 
 /// How many neighbouring priorities are tried when another program already sits at the wanted one.
 const ATTEMPTS: i32 = 16;
@@ -149,7 +149,7 @@ impl Programs {
 /// The observers in the hooks of one namespace.
 #[derive(Debug, Default)]
 pub struct Observers {
-    hooks: HashMap<(Family, Hook), Observed>,
+    hooks: HashMap<(HookFamily, Hook), Observed>,
 }
 
 /// A link and the priority that it got.

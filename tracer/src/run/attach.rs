@@ -7,7 +7,7 @@ use ipnet::IpNet;
 
 use crate::{
     cli::SelectArgs,
-    event::{Family, Hook, Place},
+    event::{Hook, HookFamily, Place},
     host::{
         chains::{Chains, Occupant, Packets},
         netns::Netns,
@@ -159,7 +159,8 @@ fn combinations(select: &SelectArgs) -> Vec<Vec<IpNet>> {
 /// The priorities at which something sits in each hook.
 fn occupants(chains: &Chains) -> HookOccupants {
     let mut occupants = HookOccupants::new();
-    for (family, packets) in [(Family::Ipv4, Packets::Ipv4), (Family::Ipv6, Packets::Ipv6)] {
+    for (family, packets) in [(HookFamily::Ipv4, Packets::Ipv4), (HookFamily::Ipv6, Packets::Ipv6)]
+    {
         for hook in Hook::ALL {
             let mut occupied = Occupied::default();
             for entry in chains.at(hook, packets) {

@@ -11,7 +11,7 @@ use std::{
 };
 
 use crate::{
-    event::{Family, InHook, Place},
+    event::{HookFamily, InHook, Place},
     explain::{BaseChain, Bracket, DeviceName, Evidence, KernelNames, Names, NetnsName},
     host::{
         chains::{Chains, Occupant, Packets, Policy},
@@ -144,8 +144,10 @@ impl Evidence for Machine {
     fn bracket(&self, netns: u32, at: InHook) -> Option<Bracket> {
         let interval = self.brackets.interval(netns, at)?;
         let packets = match at.family {
-            Family::Ipv6 => Packets::Ipv6,
-            _ => Packets::Ipv4,
+            HookFamily::Ipv4 => Packets::Ipv4,
+            HookFamily::Ipv6 => Packets::Ipv6,
+            HookFamily::Bridge => Packets::Bridged,
+            HookFamily::Arp | HookFamily::Netdev => return None,
         };
         let chains = self.chains(netns)?;
         let between = chains.between(at.hook, packets, interval.after, interval.before);
