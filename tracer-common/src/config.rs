@@ -113,6 +113,53 @@ offsets! {
     rt6_gateway: "rt6_info", "rt6i_gateway";
 }
 
+macro_rules! arguments {
+    ($($(#[$doc:meta])* $field:ident: $function:literal, $wanted:expr, or $fallback:literal;)*) => {
+        /// Which argument of a kernel function it is, counted from 0, from the running kernel's BTF;
+        /// where that does not tell, as Linux 5.10 has it.
+        #[repr(C)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub struct Arguments { $($(#[$doc])* pub $field: u32,)* }
+
+        impl Arguments {
+            /// As Linux 5.10 has them.
+            pub const FALLBACK: Self = Self { $($field: $fallback,)* };
+
+            /// For each argument: the function, the structure that it points at or its name (the
+            /// first that there is), and where to put the index.
+            pub fn wanted(
+                &mut self,
+            ) -> impl Iterator<Item = (&'static str, &'static [&'static str], &mut u32)> {
+                let wanted: [(_, &'static [&'static str], _); _] =
+                    [$(($function, &$wanted, &mut self.$field)),*];
+                wanted.into_iter()
+            }
+        }
+    };
+}
+
+// Since Linux 5.16 the three are hook functions themselves, `(priv, skb, state)`.
+arguments! {
+    /// The packet, of `ipt_do_table`.
+    xt_skb: "ipt_do_table", ["sk_buff"], or 0;
+    /// `struct nf_hook_state`, of `ipt_do_table`.
+    xt_state: "ipt_do_table", ["nf_hook_state"], or 1;
+    /// `struct xt_table`, of `ipt_do_table`.
+    xt_table: "ipt_do_table", ["xt_table", "priv"], or 2;
+    /// The packet, of `ip6t_do_table`.
+    xt6_skb: "ip6t_do_table", ["sk_buff"], or 0;
+    /// `struct nf_hook_state`, of `ip6t_do_table`.
+    xt6_state: "ip6t_do_table", ["nf_hook_state"], or 1;
+    /// `struct xt_table`, of `ip6t_do_table`.
+    xt6_table: "ip6t_do_table", ["xt_table", "priv"], or 2;
+    /// The packet, of `ebt_do_table`.
+    eb_skb: "ebt_do_table", ["sk_buff"], or 0;
+    /// `struct nf_hook_state`, of `ebt_do_table`.
+    eb_state: "ebt_do_table", ["nf_hook_state"], or 1;
+    /// `struct ebt_table`, of `ebt_do_table`.
+    eb_table: "ebt_do_table", ["ebt_table", "priv"], or 2;
+}
+
 /// Settings of one trace.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,6 +196,8 @@ pub struct State {
 mod pod {
     // SAFETY: `repr(C)`, integers only, without padding: every byte is initialised.
     unsafe impl aya::Pod for super::Offsets {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Arguments {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::Settings {}
     // SAFETY: as above.

@@ -7,7 +7,7 @@ use aya_ebpf::{
     maps::{Array, HashMap, PerCpuArray, RingBuf},
 };
 use tracer_common::{
-    config::{Offsets, Settings, State},
+    config::{Arguments, Offsets, Settings, State},
     event::Loss,
     filter::Filter,
     track::{Flow, Followed},
@@ -16,6 +16,10 @@ use tracer_common::{
 /// Offsets of kernel fields.
 #[unsafe(no_mangle)]
 pub static OFFSETS: Offsets = Offsets::ABSENT;
+
+/// Which arguments of watched functions are what.
+#[unsafe(no_mangle)]
+pub static ARGUMENTS: Arguments = Arguments::FALLBACK;
 
 /// Settings of this trace.
 #[unsafe(no_mangle)]

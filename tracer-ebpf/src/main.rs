@@ -16,9 +16,10 @@ use core::ffi::c_void;
 
 use aya_ebpf::{
     macros::{btf_tracepoint, classifier},
-    programs::{BtfTracePointContext, TcContext},
+    programs::{BtfTracePointContext, FEntryContext, ProbeContext, TcContext},
 };
-use points::{device, end, neighbour, netfilter, qdisc, route, socket, tc};
+use points::{device, end, ip, neighbour, netfilter, qdisc, route, socket, tc};
+use skb::{Direct, Probe, Skb};
 
 macro_rules! tracepoints {
     ($($name:ident: $function:literal => $report:path;)*) => { $(
@@ -81,6 +82,28 @@ netfilter_programs! {
     nf_pass_10 => |ctx| netfilter::pass(ctx, 10);
     nf_pass_11 => |ctx| netfilter::pass(ctx, 11);
     nf_pass_12 => |ctx| netfilter::pass(ctx, 12);
+}
+
+/// Programs of kernel functions, by the forms in which they are attached. As netfilter programs:
+/// `tracer/src/probe` loads them itself, once for each function.
+macro_rules! function_programs {
+    ($($name:ident => |$ctx:ident| $report:expr;)*) => { $(
+        #[unsafe(no_mangle)]
+        #[unsafe(link_section = "classifier")]
+        fn $name($ctx: *mut c_void) -> i32 {
+            $report;
+            0
+        }
+    )* };
+}
+
+function_programs! {
+    ip_receive__fentry => |ctx| ip::receive(Skb::<Direct>::new(FEntryContext::new(ctx).arg(0)));
+    ip_receive__kprobe => |ctx| {
+        if let Some(skb) = ProbeContext::new(ctx).arg(0) {
+            ip::receive(Skb::<Probe>::new(skb));
+        }
+    };
 }
 
 #[unsafe(no_mangle)]

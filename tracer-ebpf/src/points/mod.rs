@@ -3,6 +3,7 @@
 
 pub mod device;
 pub mod end;
+pub mod ip;
 pub mod neighbour;
 pub mod netfilter;
 pub mod qdisc;

@@ -1,18 +1,30 @@
-//! Offsets of kernel fields, from the running kernel's BTF.
+//! Offsets of kernel fields and places of arguments, from the running kernel's BTF.
 
 use btf_rs::{Btf, Type};
-use tracer_common::config::Offsets;
+use tracer_common::config::{Arguments, Offsets};
+
+use super::btf::KernelTypes;
 
 /// The offsets of this kernel; fields that it lacks stay absent.
-pub fn resolve(btf: &Btf) -> Offsets {
+pub fn resolve(types: &KernelTypes) -> Offsets {
     let mut offsets = Offsets::ABSENT;
     for (structure, path, offset) in offsets.fields() {
-        match field(btf, structure, path) {
+        match types.find(|btf| field(btf, structure, path)) {
             Some(bytes) => *offset = bytes,
             None => log::debug!("this kernel has no field {structure}.{path}"),
         }
     }
     offsets
+}
+
+/// The arguments of this kernel's functions; of those that its BTF does not list, the fallback.
+pub fn resolve_arguments(types: &KernelTypes) -> Arguments {
+    let mut arguments = Arguments::FALLBACK;
+    for (function, wanted, index) in arguments.wanted() {
+        let found = wanted.iter().find_map(|wanted| types.argument_index(function, wanted));
+        *index = found.unwrap_or(*index);
+    }
+    arguments
 }
 
 /// Byte offset of `path` (members joined by dots) in `structure`.
@@ -75,9 +87,7 @@ mod tests {
 
     #[test]
     fn this_kernel_has_every_field_of_the_device_points() {
-        let btf = Btf::from_file("/sys/kernel/btf/vmlinux").unwrap();
-
-        let offsets = resolve(&btf);
+        let offsets = resolve(&KernelTypes::read().unwrap());
 
         for offset in [offsets.skb_dev, offsets.skb_head, offsets.dev_net, offsets.net_inum] {
             assert_ne!(offset, ABSENT);
