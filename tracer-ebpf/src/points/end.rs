@@ -5,11 +5,14 @@ use aya_ebpf::{
     programs::BtfTracePointContext,
 };
 use tracer_common::{
-    event::detail::{Consume, Detail as _, Drop, Hook},
+    event::{
+        detail::{Consume, Detail as _, Drop, Hook},
+        verdict,
+    },
     point::Point,
 };
 
-use super::Packet;
+use super::{Packet, netfilter::tell_decision};
 use crate::{
     emit::{Report, emit},
     globals::{FOLLOWED, setting},
@@ -39,6 +42,7 @@ fn report_drop(ctx: &BtfTracePointContext, packet: &Packet<Direct>, sighting: &S
     let reason = if setting!(drop_reasons) != 0 { ctx.arg::<u32>(2) } else { 0 };
     // SAFETY: a live map value; only the CPU that handles the packet touches it.
     let hook: Hook = unsafe { (*sighting.followed).hook };
+    tell_decision(packet, sighting, verdict::DROP);
     let detail = Drop { location, reason, hook }.to_wire();
     emit(packet, sighting, &Report { point: Point::Drop, flags: 0, detail });
     forget(packet.skb.address());

@@ -10,6 +10,7 @@ use tracer_common::{
 
 use super::{Packet, report_known};
 use crate::{
+    call::Call,
     skb::{Access as _, Dev, Direct, Pointer, Probe, Skb, offset, read_into},
     track::{known, leaving},
 };
@@ -27,11 +28,7 @@ pub fn event_send(ctx: &BtfTracePointContext) {
         return;
     }
     let state: u8 = Direct::read(neigh, offset!(neigh_state));
-    let mut detail = Neigh { state, ..Neigh::default() };
-    if state & NUD_VALID != 0 {
-        read_into((neigh as u64).wrapping_add(u64::from(offset!(neigh_ha))), &mut detail.lladdr);
-        detail.known = 1;
-    }
+    let detail = describe(neigh, state);
     let dev = Dev::<Direct>::new(Direct::read::<Pointer>(neigh, offset!(neigh_dev)).0);
     let packet = Packet {
         skb: Skb::<Probe>::new(skb as *const u8),
@@ -40,6 +37,35 @@ pub fn event_send(ctx: &BtfTracePointContext) {
         arriving: false,
     };
     report_known(&packet, Point::Neigh, detail);
+}
+
+/// `neigh_resolve_output(neigh, skb)`: the packet's next hop is not known to be reachable.
+#[inline(always)]
+pub fn resolve(call: impl Call) {
+    let skb = call.argument(1);
+    if known(skb).is_none() {
+        return;
+    }
+    let neigh = call.argument(0) as *const u8;
+    let dev = Dev::<Probe>::new(Probe::read::<Pointer>(neigh, offset!(neigh_dev)).0);
+    let packet = Packet {
+        skb: Skb::<Probe>::new(skb as *const u8),
+        ifindex: dev.ifindex(),
+        netns: dev.netns(),
+        arriving: false,
+    };
+    report_known(&packet, Point::Neigh, describe(neigh, Probe::read(neigh, offset!(neigh_state))));
+}
+
+/// What is known of a neighbour in this state.
+#[inline(always)]
+fn describe(neigh: *const u8, state: u8) -> Neigh {
+    let mut detail = Neigh { state, ..Neigh::default() };
+    if state & NUD_VALID != 0 {
+        read_into((neigh as u64).wrapping_add(u64::from(offset!(neigh_ha))), &mut detail.lladdr);
+        detail.known = 1;
+    }
+    detail
 }
 
 /// Whether this neighbour is the destination of the packet, or the gateway of its route.

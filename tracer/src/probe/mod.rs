@@ -249,6 +249,7 @@ impl Probes {
             follow_replies: 1,
             wake_bytes: (request.ring_bytes / 4).min(WAKE_BYTES),
             pause_bytes: request.ring_bytes / 4 * 3,
+            rules_are_listed: 0,
         };
         // The kernel side's own log: off, its calls are not even loaded.
         let logs = log::log_enabled!(log::Level::Debug);
@@ -440,8 +441,8 @@ impl Probes {
     pub fn arm(&mut self, armed: bool) -> anyhow::Result<()> {
         let map = self.ebpf.map_mut("STATE").ok_or_else(|| anyhow!("the map STATE is missing"))?;
         let mut state: Array<_, State> = Array::try_from(map)?;
-        let learned = state.get(&0, 0).map_or(0, |s| s.learned);
-        state.set(0, State { armed: armed.into(), learned }, 0).context("cannot write map STATE")
+        let before = state.get(&0, 0).unwrap_or_default();
+        state.set(0, State { armed: armed.into(), ..before }, 0).context("cannot write map STATE")
     }
 
     /// The ring buffer that events come through. To be taken once.
