@@ -24,15 +24,26 @@ use points::{
     bridge, conntrack, device, end, ip, lifecycle, neighbour, netfilter, nftables, qdisc, route,
     socket, tc, xtables,
 };
+use skb::{Direct, Probe};
 
+/// Programs at tracepoints, each in two forms with the same arguments: with types that the verifier
+/// knows, and without, which `tracer/src/probe` loads itself where a kernel takes no others.
 macro_rules! tracepoints {
-    ($($name:ident: $function:literal => $report:path;)*) => { $(
+    ($($name:ident: $function:literal => $report:path;)*) => { pastey::paste! { $(
         #[btf_tracepoint(function = $function)]
         fn $name(ctx: BtfTracePointContext) -> i32 {
-            $report(&ctx);
+            $report::<Direct>(&ctx);
             0
         }
-    )* };
+
+        #[expect(non_snake_case, reason = "the user side finds it by both parts")]
+        #[unsafe(no_mangle)]
+        #[unsafe(link_section = "classifier")]
+        fn [<$name __raw>](ctx: *mut c_void) -> i32 {
+            $report::<Probe>(&BtfTracePointContext::new(ctx));
+            0
+        }
+    )* } };
 }
 
 tracepoints! {

@@ -11,7 +11,7 @@ use tracer_common::{
 use super::{Packet, report_known};
 use crate::{
     call::Call,
-    skb::{Access as _, Dev, Direct, Pointer, Probe, Skb, offset, read_into},
+    skb::{Access, Dev, Pointer, Probe, Skb, offset, read_into},
     track::{known, leaving},
 };
 
@@ -21,15 +21,15 @@ const NUD_VALID: u8 = 0x80 | 0x40 | 0x02 | 0x10 | 0x04 | 0x08;
 /// tp_btf `neigh_event_send_done(neigh, rc)`: `__neigh_event_send`, where the neighbour is not
 /// known to be reachable.
 #[inline(always)]
-pub fn event_send(ctx: &BtfTracePointContext) {
+pub fn event_send<A: Access>(ctx: &BtfTracePointContext) {
     let Some(skb) = leaving() else { return };
     let neigh: *const u8 = ctx.arg(0);
     if !is_next_hop(skb, neigh) {
         return;
     }
-    let state: u8 = Direct::read(neigh, offset!(neigh_state));
+    let state: u8 = A::read(neigh, offset!(neigh_state));
     let detail = describe(neigh, state);
-    let dev = Dev::<Direct>::new(Direct::read::<Pointer>(neigh, offset!(neigh_dev)).0);
+    let dev = Dev::<A>::new(A::read::<Pointer>(neigh, offset!(neigh_dev)).0);
     let packet = Packet {
         skb: Skb::<Probe>::new(skb as *const u8),
         ifindex: dev.ifindex(),

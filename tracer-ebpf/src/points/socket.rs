@@ -13,7 +13,7 @@ use super::Packet;
 use crate::{
     call::Call,
     emit::{Report, emit},
-    skb::{Access as _, Direct, Net, Pointer, Probe, Skb, offset},
+    skb::{Access, Net, Pointer, Probe, Skb, offset},
     track::known_itself,
 };
 
@@ -33,8 +33,8 @@ pub fn take(call: impl Call) {
 
 /// tp_btf `skb_copy_datagram_iovec(skb, len)`: UDP, raw and TCP reads, in the reading task.
 #[inline(always)]
-pub fn read(ctx: &BtfTracePointContext) {
-    let skb = Skb::<Direct>::new(ctx.arg(0));
+pub fn read<A: Access>(ctx: &BtfTracePointContext) {
+    let skb = Skb::<A>::new(ctx.arg(0));
     // A packet in a socket's queue has no device; its socket knows the namespace.
     let packet = Packet { skb, ifindex: 0, netns: 0, arriving: false };
     let Some(sighting) = known_itself(&packet) else { return };
