@@ -5,7 +5,7 @@ use aya_ebpf::{
     helpers::{bpf_get_smp_processor_id, bpf_ktime_get_ns},
 };
 use tracer_common::{
-    event::{DetailWire, Event, Loss, flags},
+    event::{DetailWire, Event, Loss, flags, origin},
     point::Point,
 };
 
@@ -97,6 +97,10 @@ fn send<S: Capture, const N: usize>(
     };
     known.netns = netns;
     let begin = known.seen == 0;
+    if begin && known.origin >= origin::SEGMENT {
+        // A piece has numbers of its own, which its parent's maker wrote after it was made.
+        source.headers().parse(source.bytes(), &mut known.tuple);
+    }
     known.seen = 1;
 
     let Some(mut entry) = EVENTS.reserve::<Record<N>>(0) else {

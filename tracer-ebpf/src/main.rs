@@ -170,9 +170,9 @@ functions! {
     xt_table: xtables::enter_ip, xtables::keep_table => netfilter::decided;
     xt6_table: xtables::enter_ip6, xtables::keep_table => netfilter::decided;
     eb_table: xtables::enter_bridge, xtables::keep_table => netfilter::decided;
-    conntrack: conntrack::enter, conntrack::keep_lookup => conntrack::leave;
-    confirm: conntrack::confirm, conntrack::keep_confirmation => netfilter::decided;
-    nat, conntrack::keep_rewrite => conntrack::rewritten;
+    conntrack: conntrack::enter, conntrack::keep_packet => conntrack::leave;
+    confirm: conntrack::confirm, conntrack::keep_packet => netfilter::decided;
+    nat, conntrack::keep_packet => conntrack::rewritten;
     ip_receive: ip::receive;
     ip_forward: ip::forward;
     ip_local_deliver: ip::deliver;

@@ -30,9 +30,10 @@ pub fn enter(call: impl Call) {
     netfilter::deciding(call.argument(0), call.argument(1) as *const u8, decision);
 }
 
-/// What the end of the look-up needs.
+/// What the end of the function needs: of `nf_conntrack_in`, `__nf_conntrack_confirm`, and
+/// `nf_nat_manip_pkt(skb, ct, type, direction)`.
 #[inline(always)]
-pub fn keep_lookup(call: impl Call) -> Option<Kept> {
+pub fn keep_packet(call: impl Call) -> Option<Kept> {
     keep(call.argument(0), [0; 2])
 }
 
@@ -63,24 +64,11 @@ pub fn leave(kept: &Kept, result: u64) {
     netfilter::decided(kept, result);
 }
 
-/// `nf_confirm(priv, skb, state)`, before Linux 6.2 `ipv4_confirm` and `ipv6_confirm`: makes a new
-/// connection known, behind all chains.
+/// `__nf_conntrack_confirm(skb)`: makes a new connection known, behind all chains of a hook.
 #[inline(always)]
 pub fn confirm(call: impl Call) {
     let decision = Decision { decider: decider::CONFIRM, ..Decision::default() };
-    netfilter::deciding(call.argument(1), call.argument(2) as *const u8, decision);
-}
-
-/// What the end of the confirmation needs.
-#[inline(always)]
-pub fn keep_confirmation(call: impl Call) -> Option<Kept> {
-    keep(call.argument(1), [0; 2])
-}
-
-/// What the end of a rewrite needs: `nf_nat_manip_pkt(skb, ct, type, direction)`.
-#[inline(always)]
-pub fn keep_rewrite(call: impl Call) -> Option<Kept> {
-    keep(call.argument(0), [0; 2])
+    netfilter::deciding_behind(call.argument(0), decision);
 }
 
 /// The packet was rewritten.

@@ -14,7 +14,6 @@ use core::ffi::c_void;
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use tracer_common::{
     event::{
-        decider,
         detail::{Detail as _, Hook, Netfilter, Verdict},
         flags, verdict,
     },
@@ -88,7 +87,8 @@ impl State {
     /// The interface that the hook is about: where the packet came in, else where it goes out.
     #[inline(always)]
     fn ifindex(&self) -> u32 {
-        if self.hook <= FORWARD { self.iif } else { self.oif }
+        let comes_in = self.hook <= FORWARD && self.iif != 0;
+        if comes_in || self.oif == 0 { self.iif } else { self.oif }
     }
 }
 
@@ -285,19 +285,25 @@ pub fn deciding(skb: u64, state: *const u8, decision: Decision) {
     let is_known =
         followed.hook.in_hook != 0 && (followed.hook.pf, followed.hook.hook) == (pf, hook);
     if !is_known {
-        // A bridge does not walk its first hook by the function that is watched, and conntrack
-        // confirms behind the last observer.
-        if decision.decider == decider::CONFIRM {
-            followed.hook = Hook { in_hook: 1, hook, pf, passed: followed.hook.passed };
-        } else {
-            let state = State::read::<Probe>(state);
-            let skb = Skb::<Probe>::new(skb as *const u8);
-            let (ifindex, netns) = (state.ifindex(), state.netns);
-            let packet = Packet { skb, ifindex, netns, arriving: false };
-            entered(&packet, &sighting, &state);
-        }
+        // A bridge does not walk its first hook by the function that is watched.
+        let state = State::read::<Probe>(state);
+        let (ifindex, netns) = (state.ifindex(), state.netns);
+        let packet =
+            Packet { skb: Skb::<Probe>::new(skb as *const u8), ifindex, netns, arriving: false };
+        entered(&packet, &sighting, &state);
     }
     let decision = Decision { entered: !is_known as u8, ..decision };
+    followed.deciding = DECISIONS.insert(&skb, &decision, 0).is_ok() as u8;
+}
+
+/// The same, behind the last observer of the hook that the packet was in.
+#[inline(always)]
+pub fn deciding_behind(skb: u64, decision: Decision) {
+    let Some(sighting) = known(skb) else { return };
+    // SAFETY: a live map value; only the CPU that handles the packet touches it.
+    let followed = unsafe { &mut *sighting.followed };
+    let decision = Decision { entered: (followed.hook.in_hook == 0) as u8, ..decision };
+    followed.hook.in_hook = 1;
     followed.deciding = DECISIONS.insert(&skb, &decision, 0).is_ok() as u8;
 }
 
