@@ -111,53 +111,52 @@ offsets! {
     rtable_gw4: "rtable", "rt_gw4";
     /// Gateway of an IPv6 route.
     rt6_gateway: "rt6_info", "rt6i_gateway";
+    /// Connection and what the packet is to it, a tagged pointer to `struct nf_conn`.
+    skb_nfct: "sk_buff", "_nfct";
+    /// The next of a list of packets.
+    skb_next: "sk_buff", "next";
+    /// Status bits of a connection.
+    nf_conn_status: "nf_conn", "status";
+    /// Mark of a connection.
+    nf_conn_mark: "nf_conn", "mark";
+    /// Device of a bridge's port.
+    port_dev: "net_bridge_port", "dev";
+    /// The packet in a chain of nftables.
+    nft_pkt_skb: "nft_pktinfo", "skb";
+    /// The hook that it is in.
+    nft_pkt_state: "nft_pktinfo", "state";
+    /// The same, before Linux 5.15.
+    nft_pkt_xt_state: "nft_pktinfo", "xt.state";
+    /// Handle of a chain.
+    nft_chain_handle: "nft_chain", "handle";
+    /// Table of a chain.
+    nft_chain_table: "nft_chain", "table";
+    /// Handle of a table.
+    nft_table_handle: "nft_table", "handle";
+    /// Bytes of an expression of this kind.
+    nft_ops_size: "nft_expr_ops", "size";
+    /// Name of a legacy table of iptables or ip6tables.
+    xt_table_name: "xt_table", "name";
+    /// Name of a legacy table of ebtables.
+    ebt_table_name: "ebt_table", "name";
 }
 
-macro_rules! arguments {
-    ($($(#[$doc:meta])* $field:ident: $function:literal, $wanted:expr, or $fallback:literal;)*) => {
-        /// Which argument of a kernel function it is, counted from 0, from the running kernel's BTF;
-        /// where that does not tell, as Linux 5.10 has it.
-        #[repr(C)]
-        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub struct Arguments { $($(#[$doc])* pub $field: u32,)* }
-
-        impl Arguments {
-            /// As Linux 5.10 has them.
-            pub const FALLBACK: Self = Self { $($field: $fallback,)* };
-
-            /// For each argument: the function, the structure that it points at or its name (the
-            /// first that there is), and where to put the index.
-            pub fn wanted(
-                &mut self,
-            ) -> impl Iterator<Item = (&'static str, &'static [&'static str], &mut u32)> {
-                let wanted: [(_, &'static [&'static str], _); _] =
-                    [$(($function, &$wanted, &mut self.$field)),*];
-                wanted.into_iter()
-            }
-        }
-    };
+/// Which arguments of kernel functions are what: they were reordered in the course of time.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arguments {
+    /// `ipt_do_table`, `ip6t_do_table` and `ebt_do_table`: the packet. Before Linux 5.16
+    /// `(skb, state, table)`, since then `(table, skb, state)`.
+    pub xt_skb: u32,
+    /// The hook state.
+    pub xt_state: u32,
+    /// The table.
+    pub xt_table: u32,
 }
 
-// Since Linux 5.16 the three are hook functions themselves, `(priv, skb, state)`.
-arguments! {
-    /// The packet, of `ipt_do_table`.
-    xt_skb: "ipt_do_table", ["sk_buff"], or 0;
-    /// `struct nf_hook_state`, of `ipt_do_table`.
-    xt_state: "ipt_do_table", ["nf_hook_state"], or 1;
-    /// `struct xt_table`, of `ipt_do_table`.
-    xt_table: "ipt_do_table", ["xt_table", "priv"], or 2;
-    /// The packet, of `ip6t_do_table`.
-    xt6_skb: "ip6t_do_table", ["sk_buff"], or 0;
-    /// `struct nf_hook_state`, of `ip6t_do_table`.
-    xt6_state: "ip6t_do_table", ["nf_hook_state"], or 1;
-    /// `struct xt_table`, of `ip6t_do_table`.
-    xt6_table: "ip6t_do_table", ["xt_table", "priv"], or 2;
-    /// The packet, of `ebt_do_table`.
-    eb_skb: "ebt_do_table", ["sk_buff"], or 0;
-    /// `struct nf_hook_state`, of `ebt_do_table`.
-    eb_state: "ebt_do_table", ["nf_hook_state"], or 1;
-    /// `struct ebt_table`, of `ebt_do_table`.
-    eb_table: "ebt_do_table", ["ebt_table", "priv"], or 2;
+impl Arguments {
+    /// None is known.
+    pub const UNKNOWN: Self = Self { xt_skb: ABSENT, xt_state: ABSENT, xt_table: ABSENT };
 }
 
 /// Settings of one trace.
@@ -179,6 +178,9 @@ pub struct Settings {
     pub wake_bytes: u32,
     /// Waiting bytes at which no further packet is begun to be followed.
     pub pause_bytes: u32,
+    /// 1: rules of nftables are a list of `struct nft_rule` (before Linux 5.17); 0: a blob of
+    /// `struct nft_rule_dp`.
+    pub rules_are_listed: u32,
 }
 
 /// What changes while a trace runs: the one value of the map `STATE`.
@@ -190,6 +192,10 @@ pub struct State {
     pub armed: u32,
     /// Not 0: a reverse tuple was learned. Until then no packet is looked up among them.
     pub learned: u32,
+    /// Not 0: the hooks of IP are watched by netfilter links, and not by the function behind them.
+    pub linked: u32,
+    /// Not 0: every expression of nftables that sets a verdict is watched.
+    pub rules: u32,
 }
 
 #[cfg(feature = "user")]

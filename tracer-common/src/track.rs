@@ -1,6 +1,6 @@
 //! The layout of the kernel side's tables: followed packets and learned reverse tuples.
 
-use crate::event::{Tuple, detail::Hook, family};
+use crate::event::{Tuple, detail::Hook, family, origin};
 
 /// What is known of a followed packet: a value of the map `FOLLOWED`, whose key is the address of
 /// the packet's `struct sk_buff`.
@@ -21,8 +21,37 @@ pub struct Followed {
     pub read: u8,
     /// The netfilter hook that it is in.
     pub hook: Hook,
+    /// How it came from `parent`: one of [`origin`].
+    pub origin: u8,
+    /// It has been seen: its first event was sent. Before that it is known from its parent alone.
+    pub seen: u8,
+    /// Somebody is deciding about it in the hook: there is a [`Decision`].
+    pub deciding: u8,
+    /// Unused, 0.
+    pub pad: u8,
+    /// The packet that it was made from; 0 for none.
+    pub parent: u64,
     /// The packet as it was last parsed.
     pub tuple: Tuple,
+}
+
+/// Who is deciding about a packet in a netfilter hook: a value of the map `DECISIONS`, whose key is
+/// the address of the packet's skb. It stands while [`Followed::deciding`] says so.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Decision {
+    /// As in [`Verdict`](crate::event::detail::Verdict).
+    pub table: [u8; 8],
+    /// As there.
+    pub chain: u64,
+    /// As there.
+    pub rule: u64,
+    /// One of [`decider`](crate::event::decider).
+    pub decider: u8,
+    /// The hook was not known of before: it is left when this decision is made.
+    pub entered: u8,
+    /// Unused, 0.
+    pub pad: [u8; 6],
 }
 
 /// A learned reverse tuple: a key of the map `LEARNED`, whose value is when it was last seen (ns).
@@ -58,6 +87,13 @@ impl Followed {
     #[inline(always)]
     pub fn is(&self, now: &Tuple, fresh: bool) -> bool {
         let before = &self.tuple;
+        // A piece that was not seen yet has numbers of its own.
+        if self.seen == 0 && self.origin >= origin::SEGMENT {
+            return before.family == now.family
+                && before.proto == now.proto
+                && before.src == now.src
+                && before.dst == now.dst;
+        }
         let merged = if now.proto == 6 { MERGED_FLAGS } else { 0 };
         let rewritable =
             (!fresh || self.hook.in_hook != 0) && matches!(now.family, family::IPV4 | family::IPV6);

@@ -5,7 +5,7 @@ use aya_ebpf::{
     helpers::{bpf_get_smp_processor_id, bpf_ktime_get_ns},
 };
 use tracer_common::{
-    event::{DetailWire, Event, Loss, flags},
+    event::{DetailWire, Event, Loss, flags, origin},
     point::Point,
 };
 
@@ -96,6 +96,12 @@ fn send<S: Capture, const N: usize>(
         netns => netns,
     };
     known.netns = netns;
+    let begin = known.seen == 0;
+    if begin && known.origin >= origin::SEGMENT {
+        // A piece has numbers of its own, which its parent's maker wrote after it was made.
+        source.headers().parse(source.bytes(), &mut known.tuple);
+    }
+    known.seen = 1;
 
     let Some(mut entry) = EVENTS.reserve::<Record<N>>(0) else {
         count(Loss::RingFull);
@@ -108,7 +114,7 @@ fn send<S: Capture, const N: usize>(
         let e = &raw mut (*record).event;
         (*e).time = bpf_ktime_get_ns();
         (*e).id = known.id;
-        (*e).parent = sighting.parent;
+        (*e).parent = known.parent;
         (*e).skb = source.address();
         (*e).netns = netns;
         (*e).ifindex = source.ifindex();
@@ -117,9 +123,9 @@ fn send<S: Capture, const N: usize>(
         (*e).cpu = bpf_get_smp_processor_id() as u16;
         (*e).point = report.point as u8;
         (*e).flags = report.flags
-            | if sighting.begin { flags::BEGIN } else { 0 }
+            | if begin { flags::BEGIN } else { 0 }
             | if sighting.learned { flags::LEARNED } else { 0 };
-        (*e).origin = 0;
+        (*e).origin = known.origin;
         (*e).tuple = known.tuple;
         (*e).detail = report.detail;
         let (captured, link_header) = if N == 0 {

@@ -2,24 +2,35 @@
 
 use core::{arch::asm, hint::black_box};
 
+use crate::call::Kept;
+
 use aya_ebpf::{
     macros::map,
-    maps::{Array, HashMap, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf},
 };
 use tracer_common::{
     config::{Arguments, Offsets, Settings, State},
     event::Loss,
     filter::Filter,
-    track::{Flow, Followed},
+    track::{Decision, Flow, Followed},
 };
 
 /// Offsets of kernel fields.
 #[unsafe(no_mangle)]
 pub static OFFSETS: Offsets = Offsets::ABSENT;
 
-/// Which arguments of watched functions are what.
+/// Which arguments of kernel functions are what.
 #[unsafe(no_mangle)]
-pub static ARGUMENTS: Arguments = Arguments::FALLBACK;
+pub static ARGUMENTS: Arguments = Arguments::UNKNOWN;
+
+/// One field of [`ARGUMENTS`].
+macro_rules! argument {
+    ($field:ident) => {
+        // SAFETY: a live static; volatile, or the compiler would fold the default in.
+        unsafe { core::ptr::read_volatile(&raw const $crate::globals::ARGUMENTS.$field) }
+    };
+}
+pub(crate) use argument;
 
 /// Settings of this trace.
 #[unsafe(no_mangle)]
@@ -31,6 +42,7 @@ pub static SETTINGS: Settings = Settings {
     follow_replies: 0,
     wake_bytes: 0,
     pause_bytes: 0,
+    rules_are_listed: 0,
 };
 
 /// Which packets to follow.
@@ -111,6 +123,17 @@ pub static LEARNED: HashMap<Flow, u64> = HashMap::with_max_entries(16_384, 0);
 /// What was given up, by [`Loss`].
 #[map]
 pub static LOST: PerCpuArray<u64> = PerCpuArray::with_max_entries(Loss::COUNT, 0);
+
+/// Calls that followed packets are in, by their place on the stack. An LRU: a return that is missed
+/// (a kretprobe has a bounded number of them) must not keep its place for ever, and what is kept is
+/// checked against the packet.
+#[map]
+pub static CALLS: LruHashMap<u64, Kept> = LruHashMap::with_max_entries(4096, 0);
+
+/// Who is deciding about followed packets, by the address of their skb. An LRU: decisions are short,
+/// and what is forgotten is told as not known.
+#[map]
+pub static DECISIONS: LruHashMap<u64, Decision> = LruHashMap::with_max_entries(4096, 0);
 
 /// What a CPU is taking through a part of the stack whose tracepoints name no skb.
 #[repr(C)]

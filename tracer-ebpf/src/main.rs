@@ -5,6 +5,7 @@
 #![no_std]
 #![no_main]
 
+mod call;
 mod emit;
 mod globals;
 mod packet;
@@ -16,19 +17,33 @@ use core::ffi::c_void;
 
 use aya_ebpf::{
     macros::{btf_tracepoint, classifier},
-    programs::{BtfTracePointContext, FEntryContext, ProbeContext, TcContext},
+    programs::{BtfTracePointContext, TcContext},
 };
-use points::{device, end, ip, neighbour, netfilter, qdisc, route, socket, tc};
-use skb::{Direct, Probe, Skb};
+use call::{Probed, Returned, Traced};
+use points::{
+    bridge, conntrack, device, end, ip, lifecycle, neighbour, netfilter, nftables, qdisc, route,
+    socket, tc, xtables,
+};
+use skb::{Direct, Probe};
 
+/// Programs at tracepoints, each in two forms with the same arguments: with types that the verifier
+/// knows, and without, which `tracer/src/probe` loads itself where a kernel takes no others.
 macro_rules! tracepoints {
-    ($($name:ident: $function:literal => $report:path;)*) => { $(
+    ($($name:ident: $function:literal => $report:path;)*) => { pastey::paste! { $(
         #[btf_tracepoint(function = $function)]
         fn $name(ctx: BtfTracePointContext) -> i32 {
-            $report(&ctx);
+            $report::<Direct>(&ctx);
             0
         }
-    )* };
+
+        #[expect(non_snake_case, reason = "the user side finds it by both parts")]
+        #[unsafe(no_mangle)]
+        #[unsafe(link_section = "classifier")]
+        fn [<$name __raw>](ctx: *mut c_void) -> i32 {
+            $report::<Probe>(&BtfTracePointContext::new(ctx));
+            0
+        }
+    )* } };
 }
 
 tracepoints! {
@@ -84,26 +99,92 @@ netfilter_programs! {
     nf_pass_12 => |ctx| netfilter::pass(ctx, 12);
 }
 
-/// Programs of kernel functions, by the forms in which they are attached. As netfilter programs:
-/// `tracer/src/probe` loads them itself, once for each function.
-macro_rules! function_programs {
-    ($($name:ident => |$ctx:ident| $report:expr;)*) => { $(
+/// Programs that watch kernel functions, each by fentry/fexit and by kprobe/kretprobe: `enter` is
+/// called with the call, `keep` says what `leave` needs of it. `tracer/src/probe` loads them itself.
+macro_rules! functions {
+    ($($name:ident $(: $enter:expr)? $(, $keep:expr => $leave:expr)?;)*) => { pastey::paste! { $(
+        $(functions! { @enter $name $enter })?
+        $(functions! { @leave $name $keep, $leave })?
+        functions! { @probe $name [$($enter)?] [$($keep)?] }
+    )* } };
+    (@enter $name:ident $enter:expr) => { pastey::paste! {
+        #[expect(non_snake_case, reason = "the user side finds it by both parts")]
         #[unsafe(no_mangle)]
         #[unsafe(link_section = "classifier")]
-        fn $name($ctx: *mut c_void) -> i32 {
-            $report;
+        fn [<$name __fentry>](ctx: *mut c_void) -> i32 {
+            $enter(Traced(ctx));
             0
         }
-    )* };
+    } };
+    (@leave $name:ident $keep:expr, $leave:expr) => { pastey::paste! {
+        #[expect(non_snake_case, reason = "the user side finds it by both parts")]
+        #[unsafe(no_mangle)]
+        #[unsafe(link_section = "classifier")]
+        fn [<$name __fexit>](ctx: *mut c_void) -> i32 {
+            let call = Traced(ctx);
+            if let Some(kept) = $keep(call) {
+                $leave(&kept, call.result());
+            }
+            0
+        }
+
+        #[expect(non_snake_case, reason = "the user side finds it by both parts")]
+        #[unsafe(no_mangle)]
+        #[unsafe(link_section = "classifier")]
+        fn [<$name __kretprobe>](ctx: *mut c_void) -> i32 {
+            let returned = Returned(ctx);
+            if let Some(kept) = returned.kept() {
+                $leave(&kept, returned.result());
+            }
+            0
+        }
+    } };
+    (@probe $name:ident [$($enter:expr)?] [$($keep:expr)?]) => { pastey::paste! {
+        #[expect(non_snake_case, reason = "the user side finds it by both parts")]
+        #[unsafe(no_mangle)]
+        #[unsafe(link_section = "classifier")]
+        fn [<$name __kprobe>](ctx: *mut c_void) -> i32 {
+            let call = Probed(ctx);
+            $($enter(call);)?
+            $(if let Some(kept) = $keep(call) {
+                call.keep(&kept);
+            })?
+            0
+        }
+    } };
 }
 
-function_programs! {
-    ip_receive__fentry => |ctx| ip::receive(Skb::<Direct>::new(FEntryContext::new(ctx).arg(0)));
-    ip_receive__kprobe => |ctx| {
-        if let Some(skb) = ProbeContext::new(ctx).arg(0) {
-            ip::receive(Skb::<Probe>::new(skb));
-        }
-    };
+functions! {
+    bridge_rx: bridge::receive;
+    bridge_forward: bridge::forward;
+    bridge_flood: bridge::flood;
+    bridge_local: bridge::pass_up;
+    bridge_xmit: bridge::xmit;
+    hook: netfilter::enter_slow, netfilter::keep_slow => netfilter::leave_slow;
+    nft_chain: nftables::enter, nftables::keep_chain => netfilter::decided;
+    nft_immediate: nftables::immediate;
+    nft_lookup, nftables::keep_expression => nftables::leave_expression;
+    nft_target, nftables::keep_expression => nftables::leave_expression;
+    nft_reject: nftables::terminal;
+    nft_queue: nftables::terminal;
+    xt_table: xtables::enter_ip, xtables::keep_table => netfilter::decided;
+    xt6_table: xtables::enter_ip6, xtables::keep_table => netfilter::decided;
+    eb_table: xtables::enter_bridge, xtables::keep_table => netfilter::decided;
+    conntrack: conntrack::enter, conntrack::keep_packet => conntrack::leave;
+    confirm: conntrack::confirm, conntrack::keep_packet => netfilter::decided;
+    nat, conntrack::keep_packet => conntrack::rewritten;
+    ip_receive: ip::receive;
+    ip_forward: ip::forward;
+    ip_local_deliver: ip::deliver;
+    ip_output: ip::output;
+    neigh_output: neighbour::resolve;
+    socket_udp: socket::take;
+    socket_tcp: socket::take;
+    socket_raw: socket::take;
+    clone, lifecycle::keep_parent => lifecycle::cloned;
+    copy, lifecycle::keep_parent => lifecycle::copied;
+    segment, lifecycle::keep_parent => lifecycle::segmented;
+    fragment, lifecycle::keep_parent => lifecycle::fragmented;
 }
 
 #[unsafe(no_mangle)]

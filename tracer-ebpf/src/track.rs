@@ -59,18 +59,15 @@ pub trait Source {
 pub struct Sighting {
     /// Its entry.
     pub followed: *mut Followed,
-    /// It began here.
-    pub begin: bool,
-    /// It matched as the answer to a followed flow.
+    /// It matched here, as the answer to a followed flow.
     pub learned: bool,
-    /// The packet it was cloned from, or 0.
-    pub parent: u64,
 }
 
 impl Sighting {
+    /// Of a packet that was followed before.
     #[inline(always)]
-    fn known(followed: *mut Followed) -> Self {
-        Self { followed, begin: false, learned: false, parent: 0 }
+    pub fn known(followed: *mut Followed) -> Self {
+        Self { followed, learned: false }
     }
 }
 
@@ -203,7 +200,7 @@ impl Chance {
     #[inline(always)]
     fn of<S: Source>(source: &S) -> Option<Self> {
         // SAFETY: a live map value of integers.
-        let State { armed, learned } = unsafe { *state()? };
+        let State { armed, learned, .. } = unsafe { *state()? };
         if armed == 0 {
             return None;
         }
@@ -242,8 +239,32 @@ fn begin<S: Source>(source: &S, chance: Chance, mut fresh: Followed) -> Option<S
     }
     debug!(&(), "follows packet {:x}", fresh.id);
     let followed = FOLLOWED.get_ptr_mut(&address)?;
-    let parent = parent(address, &fresh.tuple);
-    Some(Sighting { followed, begin: true, learned, parent })
+    // SAFETY: a live map value; only the CPU that handles the packet touches it.
+    unsafe { (*followed).parent = parent(address, &fresh.tuple) };
+    Some(Sighting { followed, learned })
+}
+
+/// A packet was made from a followed one: it is followed too, as another, and told of when it is
+/// first seen anywhere. `origin`: one of [`origin`].
+#[inline(always)]
+pub fn inherit(parent: u64, child: u64, origin: u8) {
+    if child == 0 || child == parent {
+        return;
+    }
+    let Some(followed) = FOLLOWED.get_ptr(&parent) else { return };
+    // SAFETY: a live map value.
+    let mut fresh = unsafe { *followed };
+    fresh.parent = fresh.id;
+    fresh.id = next_id();
+    fresh.origin = origin;
+    fresh.events = 0;
+    fresh.seen = 0;
+    fresh.read = 0;
+    fresh.deciding = 0;
+    set_maybe_followed(child);
+    if FOLLOWED.insert(&child, &fresh, 0).is_err() {
+        count(Loss::TrackingFull);
+    }
 }
 
 /// A BPF subprogram: it is long, and many points end in it.

@@ -115,7 +115,8 @@ fn watched(how: &Result<Mechanism, String>, functions: Vec<Function>) -> String 
 fn missing(functions: &[Function]) -> String {
     let mut reasons: Vec<(&Function, Vec<&str>)> = Vec::new();
     for function in functions {
-        let same = |known: &&Function| known.how == function.how && known.without == function.without;
+        let same =
+            |known: &&Function| known.how == function.how && known.without == function.without;
         match reasons.iter_mut().find(|(known, _)| same(known)) {
             Some((_, names)) => names.push(function.name),
             None => reasons.push((function, vec![function.name])),

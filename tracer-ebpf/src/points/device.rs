@@ -6,14 +6,14 @@ use tracer_common::{event::detail::Hook, point::Point};
 use super::Packet;
 use crate::{
     emit::{Report, emit},
-    skb::{Dev, Direct, Skb},
+    skb::{Access, Dev, Skb},
     track::{At, clear_current, known, known_or_begun, set_arriving},
 };
 
 /// tp_btf `net_dev_queue(skb)`: `__dev_queue_xmit`, behind tc egress.
 #[inline(always)]
-pub fn queue(ctx: &BtfTracePointContext) {
-    let packet = Packet::on_its_device(Skb::<Direct>::new(ctx.arg(0)));
+pub fn queue<A: Access>(ctx: &BtfTracePointContext) {
+    let packet = Packet::on_its_device(Skb::<A>::new(ctx.arg(0)));
     if let Some(sighting) = known_or_begun(&packet, At::Way) {
         clear_current(packet.skb.address());
         emit(&packet, &sighting, &Report::plain(Point::DevQueue));
@@ -22,10 +22,10 @@ pub fn queue(ctx: &BtfTracePointContext) {
 
 /// tp_btf `net_dev_start_xmit(skb, dev)`: `xmit_one`, right before the driver.
 #[inline(always)]
-pub fn xmit(ctx: &BtfTracePointContext) {
-    let skb = Skb::<Direct>::new(ctx.arg(0));
+pub fn xmit<A: Access>(ctx: &BtfTracePointContext) {
+    let skb = Skb::<A>::new(ctx.arg(0));
     if let Some(sighting) = known(skb.address()) {
-        let dev = Dev::<Direct>::new(ctx.arg(1));
+        let dev = Dev::<A>::new(ctx.arg(1));
         let packet = Packet { skb, ifindex: dev.ifindex(), netns: dev.netns(), arriving: false };
         emit(&packet, &sighting, &Report::plain(Point::DevXmit));
     }
@@ -34,8 +34,8 @@ pub fn xmit(ctx: &BtfTracePointContext) {
 /// tp_btf `netif_receive_skb(skb)`: the top of `__netif_receive_skb_core`, before it sets the
 /// network header.
 #[inline(always)]
-pub fn receive(ctx: &BtfTracePointContext) {
-    let packet = Packet { arriving: true, ..Packet::on_its_device(Skb::<Direct>::new(ctx.arg(0))) };
+pub fn receive<A: Access>(ctx: &BtfTracePointContext) {
+    let packet = Packet { arriving: true, ..Packet::on_its_device(Skb::<A>::new(ctx.arg(0))) };
     let Some(sighting) = known_or_begun(&packet, At::Fresh) else {
         set_arriving(0);
         return;

@@ -5,22 +5,25 @@ use aya_ebpf::{
     programs::BtfTracePointContext,
 };
 use tracer_common::{
-    event::detail::{Consume, Detail as _, Drop, Hook},
+    event::{
+        detail::{Consume, Detail as _, Drop, Hook},
+        verdict,
+    },
     point::Point,
 };
 
-use super::Packet;
+use super::{Packet, netfilter::tell_decision};
 use crate::{
     emit::{Report, emit},
     globals::{FOLLOWED, setting},
-    skb::{Direct, Skb},
+    skb::{Access, Skb},
     track::{At, Sighting, clear_current, entry, known_itself, known_or_begun},
 };
 
 /// tp_btf `kfree_skb(skb, location[, reason[, rx_sk]])`.
 #[inline(always)]
-pub fn drop(ctx: &BtfTracePointContext) {
-    let packet = Packet::on_its_device(Skb::<Direct>::new(ctx.arg(0)));
+pub fn drop<A: Access>(ctx: &BtfTracePointContext) {
+    let packet = Packet::on_its_device(Skb::<A>::new(ctx.arg(0)));
     // Packets in a socket's queue have no device: what happens to them there begins no journey.
     // Two branches to the end: the compiler would copy the payload of a `None` of either, which the
     // verifier does not let it read.
@@ -34,11 +37,12 @@ pub fn drop(ctx: &BtfTracePointContext) {
 }
 
 #[inline(always)]
-fn report_drop(ctx: &BtfTracePointContext, packet: &Packet<Direct>, sighting: &Sighting) {
+fn report_drop<A: Access>(ctx: &BtfTracePointContext, packet: &Packet<A>, sighting: &Sighting) {
     let location = ctx.arg::<*const u8>(1) as u64;
     let reason = if setting!(drop_reasons) != 0 { ctx.arg::<u32>(2) } else { 0 };
     // SAFETY: a live map value; only the CPU that handles the packet touches it.
     let hook: Hook = unsafe { (*sighting.followed).hook };
+    tell_decision(packet, sighting, verdict::DROP);
     let detail = Drop { location, reason, hook }.to_wire();
     emit(packet, sighting, &Report { point: Point::Drop, flags: 0, detail });
     forget(packet.skb.address());
@@ -46,8 +50,8 @@ fn report_drop(ctx: &BtfTracePointContext, packet: &Packet<Direct>, sighting: &S
 
 /// tp_btf `consume_skb(skb[, location])`.
 #[inline(always)]
-pub fn consume(ctx: &BtfTracePointContext) {
-    let skb = Skb::<Direct>::new(ctx.arg(0));
+pub fn consume<A: Access>(ctx: &BtfTracePointContext) {
+    let skb = Skb::<A>::new(ctx.arg(0));
     let Some(followed) = entry(skb.address()) else { return };
     // SAFETY: a live map value; only the CPU that handles the packet touches it.
     let delivered = unsafe { (*followed).delivered } != 0;

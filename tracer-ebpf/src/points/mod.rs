@@ -1,24 +1,30 @@
 //! What each layer reports. A layer reads its own arguments and calls the verbs of
 //! [`track`](crate::track) and [`emit`](crate::emit); it never filters, parses or sends by itself.
 
+pub mod bridge;
+pub mod conntrack;
 pub mod device;
 pub mod end;
 pub mod ip;
+pub mod lifecycle;
 pub mod neighbour;
 pub mod netfilter;
+pub mod nftables;
 pub mod qdisc;
 pub mod route;
 pub mod socket;
 pub mod tc;
+pub mod xtables;
 
 use tracer_common::event::detail::Detail;
 use tracer_common::point::Point;
 
 use crate::{
+    call::Kept,
     emit::{Capture, Report, bounded, emit},
     packet::{Bytes, Headers, Memory},
     skb::{Access, Probe, Skb},
-    track::{Source, known},
+    track::{Sighting, Source, entry, known},
 };
 
 /// A packet in a context that gives its `struct sk_buff`.
@@ -118,5 +124,32 @@ impl<A: Access> Capture for Packet<A> {
 fn report_known<S: Capture>(source: &S, point: Point, detail: impl Detail) {
     if let Some(sighting) = known(source.address()) {
         emit(source, &sighting, &Report { point, flags: 0, detail: detail.to_wire() });
+    }
+}
+
+/// Reports a packet that a kernel function was called with, if it is followed.
+#[inline(always)]
+fn seen(skb: u64, point: Point) {
+    if let Some(sighting) = known(skb) {
+        let packet = Packet::on_its_device(Skb::<Probe>::new(skb as *const u8));
+        emit(&packet, &sighting, &Report::plain(point));
+    }
+}
+
+/// What is to be kept of a call till it returns: nothing unless the packet is followed.
+#[inline(always)]
+fn keep(skb: u64, more: [u64; 2]) -> Option<Kept> {
+    let followed = entry(skb)?;
+    // SAFETY: a live map value.
+    Some(Kept { skb, id: unsafe { (*followed).id }, more })
+}
+
+impl Kept {
+    /// The packet, unless it is gone by now.
+    #[inline(always)]
+    fn sighting(&self) -> Option<Sighting> {
+        let followed = entry(self.skb)?;
+        // SAFETY: a live map value.
+        (unsafe { (*followed).id } == self.id).then_some(Sighting::known(followed))
     }
 }

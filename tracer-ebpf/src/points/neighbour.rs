@@ -10,7 +10,8 @@ use tracer_common::{
 
 use super::{Packet, report_known};
 use crate::{
-    skb::{Access as _, Dev, Direct, Pointer, Probe, Skb, offset, read_into},
+    call::Call,
+    skb::{Access, Dev, Pointer, Probe, Skb, offset, read_into},
     track::{known, leaving},
 };
 
@@ -20,19 +21,15 @@ const NUD_VALID: u8 = 0x80 | 0x40 | 0x02 | 0x10 | 0x04 | 0x08;
 /// tp_btf `neigh_event_send_done(neigh, rc)`: `__neigh_event_send`, where the neighbour is not
 /// known to be reachable.
 #[inline(always)]
-pub fn event_send(ctx: &BtfTracePointContext) {
+pub fn event_send<A: Access>(ctx: &BtfTracePointContext) {
     let Some(skb) = leaving() else { return };
     let neigh: *const u8 = ctx.arg(0);
     if !is_next_hop(skb, neigh) {
         return;
     }
-    let state: u8 = Direct::read(neigh, offset!(neigh_state));
-    let mut detail = Neigh { state, ..Neigh::default() };
-    if state & NUD_VALID != 0 {
-        read_into((neigh as u64).wrapping_add(u64::from(offset!(neigh_ha))), &mut detail.lladdr);
-        detail.known = 1;
-    }
-    let dev = Dev::<Direct>::new(Direct::read::<Pointer>(neigh, offset!(neigh_dev)).0);
+    let state: u8 = A::read(neigh, offset!(neigh_state));
+    let detail = describe(neigh, state);
+    let dev = Dev::<A>::new(A::read::<Pointer>(neigh, offset!(neigh_dev)).0);
     let packet = Packet {
         skb: Skb::<Probe>::new(skb as *const u8),
         ifindex: dev.ifindex(),
@@ -40,6 +37,35 @@ pub fn event_send(ctx: &BtfTracePointContext) {
         arriving: false,
     };
     report_known(&packet, Point::Neigh, detail);
+}
+
+/// `neigh_resolve_output(neigh, skb)`: the packet's next hop is not known to be reachable.
+#[inline(always)]
+pub fn resolve(call: impl Call) {
+    let skb = call.argument(1);
+    if known(skb).is_none() {
+        return;
+    }
+    let neigh = call.argument(0) as *const u8;
+    let dev = Dev::<Probe>::new(Probe::read::<Pointer>(neigh, offset!(neigh_dev)).0);
+    let packet = Packet {
+        skb: Skb::<Probe>::new(skb as *const u8),
+        ifindex: dev.ifindex(),
+        netns: dev.netns(),
+        arriving: false,
+    };
+    report_known(&packet, Point::Neigh, describe(neigh, Probe::read(neigh, offset!(neigh_state))));
+}
+
+/// What is known of a neighbour in this state.
+#[inline(always)]
+fn describe(neigh: *const u8, state: u8) -> Neigh {
+    let mut detail = Neigh { state, ..Neigh::default() };
+    if state & NUD_VALID != 0 {
+        read_into((neigh as u64).wrapping_add(u64::from(offset!(neigh_ha))), &mut detail.lladdr);
+        detail.known = 1;
+    }
+    detail
 }
 
 /// Whether this neighbour is the destination of the packet, or the gateway of its route.

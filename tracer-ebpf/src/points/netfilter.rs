@@ -1,26 +1,33 @@
 //! Netfilter hooks, bracketed by BPF netfilter links: one observer before every base chain, one
-//! behind, and one in each gap between their priorities.
+//! behind, and one in each gap between their priorities. Where a kernel has no such links, and for
+//! the hooks of bridges and devices, which have none on any: the function that walks a hook.
 //!
 //! Only entering a hook is an event of its own. What lies between is kept with the packet and told
 //! when it dies there; leaving is told where something changed, and for LOCAL_IN, where a packet's
 //! way through the host ends.
+//!
+//! Who decides in a hook (a chain, a table, connection tracking) is kept with the packet while it
+//! does, from [`deciding`] to [`decided`], and told where that was not to accept it.
 
 use core::ffi::c_void;
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use tracer_common::{
     event::{
-        detail::{Detail as _, Hook, Netfilter},
-        flags,
+        detail::{Detail as _, Hook, Netfilter, Verdict},
+        flags, verdict,
     },
     point::Point,
+    track::{Decision, Followed},
 };
 
-use super::Packet;
+use super::{Packet, keep};
 use crate::{
-    emit::{Report, emit},
-    skb::{Access as _, Dev, Direct, Net, Pointer, Skb, offset},
-    track::{At, clear_current, known, known_or_begun, reparse, set_leaving},
+    call::{Call, Kept},
+    emit::{Capture, Report, emit},
+    globals::{DECISIONS, state},
+    skb::{Access, Dev, Direct, Net, Pointer, Probe, Skb, offset},
+    track::{At, Sighting, clear_current, known, known_or_begun, reparse, set_leaving},
 };
 
 const NF_ACCEPT: i32 = 1;
@@ -30,6 +37,12 @@ const LOCAL_IN: u8 = 1;
 const FORWARD: u8 = 2;
 const LOCAL_OUT: u8 = 3;
 const POST_ROUTING: u8 = 4;
+
+const NFPROTO_IPV4: u8 = 2;
+const NFPROTO_NETDEV: u8 = 5;
+const NFPROTO_IPV6: u8 = 10;
+/// `NF_VERDICT_MASK`: above it stand the number of a queue, or an errno.
+const VERDICT: u32 = 0xff;
 
 /// `struct bpf_nf_ctx`: what a netfilter program is called with. Both pointers are BTF-typed.
 #[repr(C)]
@@ -49,32 +62,47 @@ struct State {
 
 impl State {
     #[inline(always)]
-    fn read(at: *const u8) -> Self {
-        let dev = |offset| Dev::<Direct>::new(Direct::read::<Pointer>(at, offset).0);
+    fn read<A: Access>(at: *const u8) -> Self {
+        let dev = |offset| Dev::<A>::new(A::read::<Pointer>(at, offset).0);
         Self {
-            hook: Direct::read(at, offset!(nf_hook)),
-            pf: Direct::read(at, offset!(nf_pf)),
+            hook: A::read(at, offset!(nf_hook)),
+            pf: A::read(at, offset!(nf_pf)),
             iif: dev(offset!(nf_in)).ifindex(),
             oif: dev(offset!(nf_out)).ifindex(),
-            netns: Net::<Direct>::new(Direct::read::<Pointer>(at, offset!(nf_net)).0).inode(),
+            netns: Net::<A>::new(A::read::<Pointer>(at, offset!(nf_net)).0).inode(),
         }
     }
 
     #[inline(always)]
     fn point(&self) -> Point {
-        match self.hook {
-            PRE_ROUTING => Point::NfPrerouting,
-            LOCAL_IN => Point::NfInput,
-            FORWARD => Point::NfForward,
-            LOCAL_OUT => Point::NfOutput,
-            _ => Point::NfPostrouting,
-        }
+        point_of(self.pf, self.hook)
+    }
+
+    /// Whether it is a hook of IP.
+    #[inline(always)]
+    fn is_ip(&self) -> bool {
+        matches!(self.pf, NFPROTO_IPV4 | NFPROTO_IPV6)
     }
 
     /// The interface that the hook is about: where the packet came in, else where it goes out.
     #[inline(always)]
     fn ifindex(&self) -> u32 {
-        if self.hook <= FORWARD { self.iif } else { self.oif }
+        let comes_in = self.hook <= FORWARD && self.iif != 0;
+        if comes_in || self.oif == 0 { self.iif } else { self.oif }
+    }
+}
+
+/// The point of a hook.
+#[inline(always)]
+fn point_of(pf: u8, hook: u8) -> Point {
+    match (pf, hook) {
+        (NFPROTO_NETDEV, 0) => Point::NfIngress,
+        (NFPROTO_NETDEV, _) => Point::NfEgress,
+        (_, PRE_ROUTING) => Point::NfPrerouting,
+        (_, LOCAL_IN) => Point::NfInput,
+        (_, FORWARD) => Point::NfForward,
+        (_, LOCAL_OUT) => Point::NfOutput,
+        _ => Point::NfPostrouting,
     }
 }
 
@@ -99,7 +127,7 @@ fn packet_and_state(ctx: *mut c_void) -> (Packet<Direct>, State) {
     let ctx: *const NetfilterContext = ctx.cast();
     // SAFETY: the context of a netfilter program is a live `struct bpf_nf_ctx`.
     let (state, skb) = unsafe { ((*ctx).state, (*ctx).skb) };
-    let state = State::read(state);
+    let state = State::read::<Direct>(state);
     let skb = Skb::new(skb);
     (Packet { skb, ifindex: state.ifindex(), netns: state.netns, arriving: false }, state)
 }
@@ -117,22 +145,32 @@ pub fn enter(ctx: *mut c_void) -> i32 {
         LOCAL_OUT | LOCAL_IN | FORWARD => known_or_begun(&packet, At::Fresh),
         _ => known(packet.skb.address()),
     };
-    let Some(sighting) = sighting else { return NF_ACCEPT };
+    if let Some(sighting) = sighting {
+        entered(&packet, &sighting, &state);
+    }
+    NF_ACCEPT
+}
+
+/// A followed packet has entered a hook.
+#[inline(always)]
+fn entered<S: Capture>(packet: &S, sighting: &Sighting, state: &State) {
     // SAFETY: a live map value; only the CPU that handles the packet touches it.
     let followed = unsafe { &mut *sighting.followed };
     followed.hook = Hook { in_hook: 1, hook: state.hook, pf: state.pf, passed: 0 };
+    followed.deciding = 0;
     // SAFETY: no preconditions.
     followed.hook_since = unsafe { bpf_ktime_get_ns() };
     // Behind POST_ROUTING comes the neighbour, whose tracepoints name no skb; LOCAL_IN and FORWARD
     // are behind the routing decision.
-    match state.hook {
-        LOCAL_IN | FORWARD => clear_current(packet.skb.address()),
-        PRE_ROUTING => {}
-        _ => set_leaving(packet.skb.address()),
+    if state.is_ip() {
+        match state.hook {
+            LOCAL_IN | FORWARD => clear_current(packet.address()),
+            PRE_ROUTING => {}
+            _ => set_leaving(packet.address()),
+        }
     }
     let detail = Netfilter { hook: followed.hook, iif: state.iif, oif: state.oif, spent: 0 };
-    emit(&packet, &sighting, &Report { point: state.point(), flags: 0, detail: detail.to_wire() });
-    NF_ACCEPT
+    emit(packet, sighting, &Report { point: state.point(), flags: 0, detail: detail.to_wire() });
 }
 
 /// An observer between two base chains.
@@ -150,21 +188,185 @@ pub fn pass(ctx: *mut c_void, number: u8) -> i32 {
 pub fn exit(ctx: *mut c_void) -> i32 {
     let Some(sighting) = known(skb_of(ctx)) else { return NF_ACCEPT };
     let (packet, state) = packet_and_state(ctx);
+    left(&packet, &sighting, &state);
+    NF_ACCEPT
+}
+
+/// A followed packet has left a hook, accepted by all that is in it.
+#[inline(always)]
+fn left<S: Capture>(packet: &S, sighting: &Sighting, state: &State) {
     // SAFETY: a live map value; only the CPU that handles the packet touches it.
     let followed = unsafe { &mut *sighting.followed };
     let in_hook = followed.hook;
-    let changed = state.hook != FORWARD && reparse(&packet, followed);
-    if changed || state.hook == LOCAL_IN {
+    let changed = state.is_ip() && state.hook != FORWARD && reparse(packet, followed);
+    let is_in = state.is_ip() && state.hook == LOCAL_IN;
+    if changed || is_in {
         // SAFETY: no preconditions.
         let spent = unsafe { bpf_ktime_get_ns() } - followed.hook_since;
         let detail = Netfilter { hook: in_hook, iif: 0, oif: 0, spent: spent as u32 };
         let report =
             Report { point: state.point(), flags: flags::HOOK_EXIT, detail: detail.to_wire() };
-        emit(&packet, &sighting, &report);
+        emit(packet, sighting, &report);
     }
     followed.hook.in_hook = 0;
-    if state.hook == LOCAL_IN {
+    followed.deciding = 0;
+    if is_in {
         followed.delivered = 1;
     }
-    NF_ACCEPT
+}
+
+/// `nf_hook_slow(skb, state, …)`: walks a hook in which something sits.
+#[inline(always)]
+pub fn enter_slow(call: impl Call) {
+    let state = call.argument(1) as *const u8;
+    let pf: u8 = Probe::read(state, offset!(nf_pf));
+    if !is_walked(pf) {
+        return;
+    }
+    let hook: u8 = Probe::read(state, offset!(nf_hook));
+    let skb = Skb::<Probe>::new(call.argument(0) as *const u8);
+    let begins =
+        matches!(pf, NFPROTO_IPV4 | NFPROTO_IPV6) && matches!(hook, LOCAL_OUT | LOCAL_IN | FORWARD);
+    if !begins && known(skb.address()).is_none() {
+        return;
+    }
+    let state = State::read::<Probe>(state);
+    let packet = Packet { skb, ifindex: state.ifindex(), netns: state.netns, arriving: false };
+    let sighting = if begins { known_or_begun(&packet, At::Fresh) } else { known(skb.address()) };
+    if let Some(sighting) = sighting {
+        entered(&packet, &sighting, &state);
+    }
+}
+
+/// Whether hooks of this family are watched by the function that walks them.
+#[inline(always)]
+fn is_walked(pf: u8) -> bool {
+    if !matches!(pf, NFPROTO_IPV4 | NFPROTO_IPV6) {
+        return true;
+    }
+    // SAFETY: a live map value of integers.
+    state().is_some_and(|state| unsafe { (*state).linked } == 0)
+}
+
+/// What the end of `nf_hook_slow` needs.
+#[inline(always)]
+pub fn keep_slow(call: impl Call) -> Option<Kept> {
+    keep(call.argument(0), [call.argument(1), 0])
+}
+
+/// `nf_hook_slow` returns 1 when all accepted the packet.
+#[inline(always)]
+pub fn leave_slow(kept: &Kept, result: u64) {
+    let state = kept.more[0] as *const u8;
+    let pf: u8 = Probe::read(state, offset!(nf_pf));
+    if result as u32 != 1 || !is_walked(pf) {
+        return;
+    }
+    let Some(sighting) = kept.sighting() else { return };
+    let state = State::read::<Probe>(state);
+    let skb = Skb::<Probe>::new(kept.skb as *const u8);
+    let packet = Packet { skb, ifindex: state.ifindex(), netns: state.netns, arriving: false };
+    // SAFETY: a live map value; only the CPU that handles the packet touches it.
+    let hook = unsafe { (*sighting.followed).hook };
+    // A hook within this one has been the last that was entered: nothing is known of this one.
+    if (hook.pf, hook.hook) == (state.pf, state.hook) {
+        left(&packet, &sighting, &state);
+    }
+}
+
+/// Somebody begins to decide about a followed packet in the hook of `state`.
+#[inline(always)]
+pub fn deciding(skb: u64, state: *const u8, decision: Decision) {
+    let Some(sighting) = known(skb) else { return };
+    // SAFETY: a live map value; only the CPU that handles the packet touches it.
+    let followed = unsafe { &mut *sighting.followed };
+    let pf: u8 = Probe::read(state, offset!(nf_pf));
+    let hook: u8 = Probe::read(state, offset!(nf_hook));
+    let is_known =
+        followed.hook.in_hook != 0 && (followed.hook.pf, followed.hook.hook) == (pf, hook);
+    if !is_known {
+        // A bridge does not walk its first hook by the function that is watched.
+        let state = State::read::<Probe>(state);
+        let (ifindex, netns) = (state.ifindex(), state.netns);
+        let packet =
+            Packet { skb: Skb::<Probe>::new(skb as *const u8), ifindex, netns, arriving: false };
+        entered(&packet, &sighting, &state);
+    }
+    let decision = Decision { entered: !is_known as u8, ..decision };
+    followed.deciding = DECISIONS.insert(&skb, &decision, 0).is_ok() as u8;
+}
+
+/// The same, behind the last observer of the hook that the packet was in.
+#[inline(always)]
+pub fn deciding_behind(skb: u64, decision: Decision) {
+    let Some(sighting) = known(skb) else { return };
+    // SAFETY: a live map value; only the CPU that handles the packet touches it.
+    let followed = unsafe { &mut *sighting.followed };
+    let decision = Decision { entered: (followed.hook.in_hook == 0) as u8, ..decision };
+    followed.hook.in_hook = 1;
+    followed.deciding = DECISIONS.insert(&skb, &decision, 0).is_ok() as u8;
+}
+
+/// What stands of a decision about a packet.
+#[inline(always)]
+fn decision(skb: u64, followed: &Followed) -> Option<*mut Decision> {
+    if followed.deciding == 0 { None } else { DECISIONS.get_ptr_mut(&skb) }
+}
+
+/// The rule that decides about a followed packet, by its number or handle.
+#[inline(always)]
+pub fn deciding_rule(skb: u64, rule: u64) {
+    let Some(sighting) = known(skb) else { return };
+    // SAFETY: a live map value; only the CPU that handles the packet touches it.
+    if let Some(decision) = decision(skb, unsafe { &*sighting.followed }) {
+        // SAFETY: as above.
+        unsafe { (*decision).rule = rule };
+    }
+}
+
+/// The decision was made: `NF_*` verdict, as the kernel's functions return it.
+#[inline(always)]
+pub fn decided(kept: &Kept, result: u64) {
+    // A packet that was dropped is followed no longer, or stays in the hook till it is freed.
+    let Some(sighting) = kept.sighting() else { return };
+    // SAFETY: a live map value; only the CPU that handles the packet touches it.
+    let followed = unsafe { &mut *sighting.followed };
+    match result as u32 & VERDICT {
+        0 => {}
+        1 => {
+            // SAFETY: a live map value; only the CPU that handles the packet touches it.
+            if decision(kept.skb, followed).is_some_and(|d| unsafe { (*d).entered } != 0) {
+                followed.hook.in_hook = 0;
+            }
+            followed.deciding = 0;
+        }
+        other => {
+            let kind = if other == 3 { verdict::QUEUE } else { verdict::STOLEN };
+            let skb = Skb::<Probe>::new(kept.skb as *const u8);
+            tell_decision(&Packet::on_its_device(skb), &sighting, kind);
+        }
+    }
+}
+
+/// Tells who decided about a packet, where that is known.
+#[inline(always)]
+pub fn tell_decision<S: Capture>(packet: &S, sighting: &Sighting, verdict: u8) {
+    // SAFETY: a live map value; only the CPU that handles the packet touches it.
+    let followed: &mut Followed = unsafe { &mut *sighting.followed };
+    let hook = followed.hook;
+    if hook.in_hook == 0 {
+        return;
+    }
+    let Some(decision) = decision(packet.address(), followed) else { return };
+    // SAFETY: a live map value; only the CPU that handles the packet touches it.
+    let Decision { table, chain, rule, decider, .. } = unsafe { *decision };
+    let watched = super::nftables::is_watched(decider);
+    let detail = Verdict { table, chain, rule, hook, decider, verdict, watched, pad: 0 };
+    let report = Report {
+        point: point_of(hook.pf, hook.hook),
+        flags: flags::VERDICT,
+        detail: detail.to_wire(),
+    };
+    emit(packet, sighting, &report);
+    followed.deciding = 0;
 }

@@ -6,7 +6,7 @@ use tracer_common::{event::detail::Route, point::Point};
 
 use super::{Packet, report_known};
 use crate::{
-    skb::{Access as _, Direct, Pointer, Probe, Skb, offset, read_into},
+    skb::{Access, Pointer, Probe, Skb, offset, read_into},
     track::{arriving, known},
 };
 
@@ -15,11 +15,11 @@ const AF_INET6: u8 = 10;
 
 /// tp_btf `fib_table_lookup(table, flow, next hop, error)`; `next hop` is null without a route.
 #[inline(always)]
-pub fn fib4(ctx: &BtfTracePointContext) {
+pub fn fib4<A: Access>(ctx: &BtfTracePointContext) {
     let Some(skb) = arriving() else { return };
     let flow: *const u8 = ctx.arg(1);
-    let saddr: u32 = Direct::read(flow, offset!(flowi4_saddr));
-    let daddr: u32 = Direct::read(flow, offset!(flowi4_daddr));
+    let saddr: u32 = A::read(flow, offset!(flowi4_saddr));
+    let daddr: u32 = A::read(flow, offset!(flowi4_daddr));
     let Some(reverse) = direction(skb, &mapped(saddr), &mapped(daddr)) else { return };
     let next_hop: *const u8 = ctx.arg(2);
     let mut detail = Route {
@@ -29,7 +29,7 @@ pub fn fib4(ctx: &BtfTracePointContext) {
         ..Route::default()
     };
     if !next_hop.is_null() {
-        detail.oif = Direct::read(next_hop, offset!(nhc_oif));
+        detail.oif = A::read(next_hop, offset!(nhc_oif));
         gateway(next_hop as u64, &mut detail);
     }
     report(skb, detail);
@@ -37,7 +37,7 @@ pub fn fib4(ctx: &BtfTracePointContext) {
 
 /// tp_btf `fib6_table_lookup(net, result, table, flow)`.
 #[inline(always)]
-pub fn fib6(ctx: &BtfTracePointContext) {
+pub fn fib6<A: Access>(ctx: &BtfTracePointContext) {
     let Some(skb) = arriving() else { return };
     let flow: *const u8 = ctx.arg(3);
     let address = |offset: u32| {
@@ -50,12 +50,12 @@ pub fn fib6(ctx: &BtfTracePointContext) {
     let result: *const u8 = ctx.arg(1);
     let table: *const u8 = ctx.arg(2);
     let mut detail = Route {
-        table: Direct::read(table, offset!(fib6_table_id)),
-        kind: Direct::read(result, offset!(fib6_result_type)),
+        table: A::read(table, offset!(fib6_table_id)),
+        kind: A::read(result, offset!(fib6_result_type)),
         reverse: reverse as u8,
         ..Route::default()
     };
-    let next_hop = Direct::read::<Pointer>(result, offset!(fib6_result_nh)).0 as u64;
+    let next_hop = A::read::<Pointer>(result, offset!(fib6_result_nh)).0 as u64;
     if next_hop != 0 {
         let common = next_hop.wrapping_add(u64::from(offset!(fib6_nh_common)));
         detail.oif = Probe::read(common as *const u8, offset!(nhc_oif));

@@ -1,4 +1,4 @@
-//! Sockets: a task reads what was delivered.
+//! Sockets: a packet is taken by one, and a task reads what was delivered.
 
 use aya_ebpf::{
     helpers::{bpf_get_current_comm, bpf_get_current_pid_tgid},
@@ -11,15 +11,30 @@ use tracer_common::{
 
 use super::Packet;
 use crate::{
+    call::Call,
     emit::{Report, emit},
-    skb::{Direct, Skb},
+    skb::{Access, Net, Pointer, Probe, Skb, offset},
     track::known_itself,
 };
 
+/// `udp_queue_rcv_skb(sk, skb)`, `tcp_v4_do_rcv(sk, skb)`, `raw_rcv(sk, skb)` and their like of IPv6:
+/// the socket takes it. Who reads it is not known yet.
+#[inline(always)]
+pub fn take(call: impl Call) {
+    let skb = Skb::<Probe>::new(call.argument(1) as *const u8);
+    let packet = Packet { skb, ifindex: 0, netns: 0, arriving: false };
+    let Some(sighting) = known_itself(&packet) else { return };
+    // SAFETY: a live map value; only the CPU that handles the packet touches it.
+    unsafe { (*sighting.followed).delivered = 1 };
+    let net = Probe::read::<Pointer>(call.argument(0) as *const u8, offset!(sk_net)).0;
+    let packet = Packet { netns: Net::<Probe>::new(net).inode(), ..packet };
+    emit(&packet, &sighting, &Report::plain(Point::Socket));
+}
+
 /// tp_btf `skb_copy_datagram_iovec(skb, len)`: UDP, raw and TCP reads, in the reading task.
 #[inline(always)]
-pub fn read(ctx: &BtfTracePointContext) {
-    let skb = Skb::<Direct>::new(ctx.arg(0));
+pub fn read<A: Access>(ctx: &BtfTracePointContext) {
+    let skb = Skb::<A>::new(ctx.arg(0));
     // A packet in a socket's queue has no device; its socket knows the namespace.
     let packet = Packet { skb, ifindex: 0, netns: 0, arriving: false };
     let Some(sighting) = known_itself(&packet) else { return };

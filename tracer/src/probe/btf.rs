@@ -66,6 +66,9 @@ pub struct TypedFunction {
 pub struct KernelTypes {
     /// The image's.
     pub image: Btf,
+    /// Whether this kernel keeps BTF of modules, or could: it is built with
+    /// `CONFIG_DEBUG_INFO_BTF_MODULES` (Linux 5.11) and has one, or everything is in the image.
+    pub of_modules: bool,
     modules: BTreeMap<String, Btf>,
 }
 
@@ -88,14 +91,18 @@ impl KernelTypes {
             match Btf::from_split_bytes(&types, &image) {
                 Ok(types) => Some((module.to_owned(), types)),
                 Err(e) => {
-                    log::warn!("the types of module {module} cannot be read, and are not used: {e}");
+                    log::warn!(
+                        "the types of module {module} cannot be read, and are not used: {e}"
+                    );
                     None
                 }
             }
         };
         // Each is a small part of the image's: not worth a thread.
         let modules = functions::modules().into_iter().filter_map(read).collect();
-        Ok(Self { image, modules })
+        let of_modules = !Path::new("/proc/modules").exists()
+            || fs::read_dir(DIRECTORY).is_ok_and(|files| files.count() > 1);
+        Ok(Self { image, of_modules, modules })
     }
 
     /// The modules whose types are known.
@@ -138,7 +145,8 @@ impl KernelTypes {
     /// Whether an enum of the image has this enumerator.
     pub fn enumerates(&self, name: &str, enumerator: &str) -> bool {
         let types = &self.image;
-        let is_it = |member: &dyn BtfType| types.resolve_name(member).is_ok_and(|n| n == enumerator);
+        let is_it =
+            |member: &dyn BtfType| types.resolve_name(member).is_ok_and(|n| n == enumerator);
         types.resolve_types_by_name(name).unwrap_or_default().into_iter().any(|found| match found {
             Type::Enum(found) => found.members.iter().any(|member| is_it(member)),
             Type::Enum64(found) => found.members.iter().any(|member| is_it(member)),

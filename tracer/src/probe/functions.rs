@@ -60,7 +60,8 @@ const fn point(
 }
 
 const NFT_CHAIN: Subject = Subject::Aside("nft_chain", Layer::Netfilter);
-const NFT_RULE: Subject = Subject::Aside("nft_rule", Layer::Netfilter);
+/// The expressions of nftables that set a verdict.
+pub const NFT_RULE: Subject = Subject::Aside("nft_rule", Layer::Netfilter);
 const LEGACY: Subject = Subject::Aside("legacy_table", Layer::Netfilter);
 const CONFIRM: Subject = Subject::Aside("confirm", Layer::Netfilter);
 
@@ -228,8 +229,10 @@ pub struct Attempt {
 pub struct Planned {
     /// The line of the catalogue.
     pub function: &'static Function,
-    /// What to try, the best first; or why nothing can work.
+    /// What to try, the best first; or why there is nothing to try.
     pub attempts: Result<Vec<Attempt>, Missing>,
+    /// Why mechanisms that would suit it are not tried.
+    pub refused: Vec<String>,
 }
 
 /// Why a function cannot be watched.
@@ -238,7 +241,7 @@ pub enum Missing {
     /// It may come.
     #[error("module {0} is not loaded")]
     Module(&'static str),
-    /// For good: the reason.
+    /// Nothing works, for the reasons that are told with it, or none but this.
     #[error("{0}")]
     Never(String),
 }
@@ -249,36 +252,41 @@ pub fn plan(catalogue: &'static [Function], facts: &Facts, allowed: Mechanisms) 
     let there = |function: &&Function| {
         facts.forms.get(function.program).is_some_and(|forms| *forms != Forms::default())
     };
-    let plan = |function| Planned { function, attempts: attempts(function, facts, allowed) };
-    catalogue.iter().filter(there).map(plan).collect()
+    catalogue.iter().filter(there).map(|function| planned(function, facts, allowed)).collect()
+}
+
+fn planned(function: &'static Function, facts: &Facts, allowed: Mechanisms) -> Planned {
+    let forms = facts.forms.get(function.program).copied().unwrap_or_default();
+    let (mut usable, mut refused) = (Vec::new(), Vec::new());
+    for mechanism in Mechanism::OF_FUNCTIONS {
+        if !forms.suit(mechanism) || !allowed.allow(mechanism) {
+            continue;
+        }
+        match facts.refused.get(&mechanism) {
+            Some(why) => refused.push(why.clone()),
+            None if mechanism == Mechanism::Fentry && forms.fexit && !facts.tells_returns => {
+                refused.push("fentry: this kernel has no bpf_get_func_ret (Linux 5.17)".into());
+            }
+            None => usable.push(mechanism),
+        }
+    }
+    let attempts = if !usable.is_empty() {
+        attempts(function, facts, &usable)
+    } else if refused.is_empty() {
+        Err(Missing::Never(LEFT_OUT.into()))
+    } else {
+        Err(Missing::Never(std::mem::take(&mut refused).join("; ")))
+    };
+    Planned { function, attempts, refused }
 }
 
 fn attempts(
     function: &'static Function,
     facts: &Facts,
-    allowed: Mechanisms,
+    usable: &[Mechanism],
 ) -> Result<Vec<Attempt>, Missing> {
-    let forms = facts.forms.get(function.program).copied().unwrap_or_default();
-    let suited: Vec<_> =
-        Mechanism::OF_FUNCTIONS.into_iter().filter(|m| forms.suit(*m) && allowed.allow(*m)).collect();
-    if suited.is_empty() {
-        return Err(Missing::Never(LEFT_OUT.into()));
-    }
     let typed = |symbol: &str| facts.typed.contains_key(symbol);
     let in_image = |symbol: &str| facts.typed.get(symbol).is_some_and(Option::is_none);
-    let usable = |mechanism: &Mechanism| match facts.refused.get(mechanism) {
-        Some(why) => Err(why.clone()),
-        None if *mechanism == Mechanism::Fentry && forms.fexit && !facts.tells_returns => {
-            Err("fentry: this kernel has no bpf_get_func_ret (Linux 5.17)".into())
-        }
-        None => Ok(()),
-    };
-    let (usable, refused): (Vec<_>, Vec<_>) =
-        suited.into_iter().map(|m| (m, usable(&m))).partition(|(_, answer)| answer.is_ok());
-    if usable.is_empty() {
-        let why: Vec<_> = refused.into_iter().filter_map(|(_, answer)| answer.err()).collect();
-        return Err(Missing::Never(why.join("; ")));
-    }
     if let Some(module) = function.module
         && !facts.modules.contains(module)
         && !function.symbols.iter().copied().any(in_image)
@@ -291,12 +299,12 @@ fn attempts(
     let attempts: Vec<_> = known
         .iter()
         .chain(&unknown)
-        .flat_map(|symbol| usable.iter().map(|(mechanism, _)| Attempt { symbol, mechanism: *mechanism }))
+        .flat_map(|symbol| usable.iter().map(|mechanism| Attempt { symbol, mechanism: *mechanism }))
         .filter(|a| a.mechanism != Mechanism::Fentry || typed(a.symbol))
         .collect();
     if attempts.is_empty() {
         let names = function.symbols.join(" or ");
-        return Err(Missing::Never(format!("this kernel's BTF has no function {names}")));
+        return Err(Missing::Never(format!("fentry: this kernel's BTF has no function {names}")));
     }
     Ok(attempts)
 }
@@ -401,7 +409,19 @@ mod tests {
         let mut untyped = facts();
         untyped.typed.clear();
         let only = tried(&untyped, &[Mechanism::Fentry]);
-        assert_eq!(only[0], "- this kernel's BTF has no function ip_rcv");
+        assert_eq!(only[0], "- fentry: this kernel's BTF has no function ip_rcv");
+    }
+
+    #[test]
+    fn the_object_has_every_program_of_the_catalogue() {
+        let object = aya_obj::Object::parse(crate::probe::OBJECT).unwrap();
+        for function in CATALOGUE {
+            let forms = Forms::of(function.program, |name| object.programs.contains_key(name));
+            // Whatever is watched by one mechanism can be watched by the others.
+            assert!(forms.fentry || forms.fexit, "{} has no fentry form", function.program);
+            assert!(forms.kprobe, "{} has no kprobe form", function.program);
+            assert_eq!(forms.fexit, forms.kretprobe, "{}", function.program);
+        }
     }
 
     #[test]

@@ -8,6 +8,8 @@ use clap::ValueEnum;
 pub enum Mechanism {
     /// A tracepoint with BTF-typed arguments.
     TpBtf,
+    /// A tracepoint, its arguments without types (Linux 4.17).
+    RawTracepoint,
     /// A tc program by a tcx link (Linux 6.6).
     Tcx,
     /// A tc filter of a clsact qdisc.
@@ -30,6 +32,7 @@ impl Mechanism {
     pub fn name(self) -> &'static str {
         match self {
             Mechanism::TpBtf => "tp_btf",
+            Mechanism::RawTracepoint => "raw_tracepoint",
             Mechanism::Tcx => "tcx",
             Mechanism::Clsact => "clsact",
             Mechanism::NetfilterLink => "netfilter_link",

@@ -17,7 +17,7 @@ mod watches;
 
 use std::{
     collections::HashMap,
-    os::fd::AsFd as _,
+    os::fd::{AsFd as _, OwnedFd},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread::{self, ScopedJoinHandle},
 };
@@ -39,9 +39,11 @@ use clsact::Side;
 use mechanism::LEFT_OUT;
 pub use mechanism::{Mechanism, Mechanisms};
 pub use offers::{Aside, Function, Offer};
+use own::Constants;
+use sys::Kind;
 pub use tables::Tables;
 use tracer_common::{
-    config::{Settings, State},
+    config::{Arguments, Offsets, Settings, State},
     event::Loss,
     filter::Filter,
     point::Point,
@@ -159,6 +161,8 @@ pub struct Probes {
     ebpf: Ebpf,
     netfilter: netfilter::Programs,
     watches: Watches,
+    /// By tracepoint, those that are watched without types.
+    raw: HashMap<&'static str, RawTracepoint>,
     /// Which observers stand where.
     pub brackets: Brackets,
     /// Those of [`TRACEPOINTS`], then of tc, then of netfilter links.
@@ -179,8 +183,6 @@ impl Probes {
     /// When tracing is not possible at all: no permission, a kernel that refuses the maps.
     pub fn load(request: &Request, types: Types) -> anyhow::Result<Self> {
         let Types { kernel, names, loader } = types;
-        let offsets = offsets::resolve(&kernel);
-        let places = offsets::resolve_arguments(&kernel);
         let arguments =
             |tracepoint| offsets::tracepoint_arguments(&kernel.image, tracepoint).unwrap_or(0);
         let allowed = request.mechanisms;
@@ -192,17 +194,24 @@ impl Probes {
             follow_replies: 1,
             wake_bytes: (request.ring_bytes / 4).min(WAKE_BYTES),
             pause_bytes: request.ring_bytes / 4 * 3,
+            rules_are_listed: 0,
         };
         // The kernel side's own log: off, its calls are not even loaded.
         let logs = log::log_enabled!(log::Level::Debug);
         let log_level: u8 = if logs { aya_log::Level::Debug as u8 } else { 0 };
+        let mut constants = Constants {
+            offsets: Offsets::ABSENT,
+            arguments: Arguments::UNKNOWN,
+            settings,
+            filter: request.filter,
+            log_level,
+        };
+        constants.know(&kernel);
         let mut loader: EbpfLoader<'_> = loader;
+        for (name, bytes) in constants.globals() {
+            loader.override_global(name, bytes, true);
+        }
         let mut ebpf = loader
-            .override_global("OFFSETS", &offsets, true)
-            .override_global("ARGUMENTS", &places, true)
-            .override_global("SETTINGS", &settings, true)
-            .override_global("FILTER", &request.filter, true)
-            .override_global(aya_log::LEVEL, &log_level, true)
             .map_max_entries("EVENTS", request.ring_bytes)
             .map_max_entries("FOLLOWED", request.tracked)
             .btf(None)
@@ -210,29 +219,34 @@ impl Probes {
             .context("the kernel refused pathtrace's maps")?;
         let own = Arc::new(own::Programs::prepare(OBJECT, &ebpf)?);
         let mut netfilter = netfilter::Programs::new(own.clone());
-        let mut watches = Watches::plan(own, &kernel, allowed);
+        let mut watches = Watches::plan(own.clone(), &kernel, constants, allowed);
 
         // Each goes through the verifier by itself: as many at a time as there are processors.
         let mut jobs: Vec<Job<'_>> = Vec::new();
         let mut offers = Vec::new();
+        // The tracepoints that this kernel has.
+        let mut present = Vec::new();
         let mut programs: HashMap<String, &mut Program> =
             ebpf.programs_mut().map(|(name, program)| (name.to_owned(), program)).collect();
         for (name, tracepoint, point, arguments) in TRACEPOINTS {
             let how = match offsets::tracepoint_arguments(&kernel.image, tracepoint) {
-                _ if !allowed.allow(Mechanism::TpBtf) => Err(LEFT_OUT.to_owned()),
                 None => Err(format!("this kernel has no tracepoint {tracepoint}")),
                 Some(n) if n < *arguments => Err(format!(
                     "tracepoint {tracepoint} has {n} arguments, {arguments} are needed"
                 )),
-                Some(_) => match programs.remove(*name) {
-                    None => Err(format!("the kernel side has no program {name}")),
-                    Some(program) => {
-                        let (names, offer) = (&names, offers.len());
-                        let load = move || load_tracepoint(program, name, tracepoint, names);
-                        jobs.push(Job { offer: Some(offer), load: Box::new(load) });
-                        Ok(Mechanism::TpBtf)
+                Some(_) => {
+                    present.push(offers.len());
+                    match programs.remove(*name) {
+                        _ if !allowed.allow(Mechanism::TpBtf) => Err(LEFT_OUT.to_owned()),
+                        None => Err(format!("the kernel side has no program {name}")),
+                        Some(program) => {
+                            let (names, offer) = (&names, offers.len());
+                            let load = move || load_tracepoint(program, name, tracepoint, names);
+                            jobs.push(Job { offer: Some(offer), load: Box::new(load) });
+                            Ok(Mechanism::TpBtf)
+                        }
                     }
-                },
+                }
             };
             offers.push((*point, how));
         }
@@ -265,6 +279,18 @@ impl Probes {
         for (offer, why) in run(jobs) {
             offers[offer].1 = Err(one_line(&why));
         }
+        let mut raw = HashMap::new();
+        if allowed.allow(Mechanism::RawTracepoint) {
+            for at in present {
+                let (program, tracepoint, ..) = TRACEPOINTS[at];
+                if offers[at].1.is_err()
+                    && let Some(loaded) = load_raw(&own, program)
+                {
+                    offers[at].1 = Ok(Mechanism::RawTracepoint);
+                    raw.insert(tracepoint, RawTracepoint { program: loaded, link: None });
+                }
+            }
+        }
         let hooks = offers[first_hook].1.clone();
         for (_, how) in &mut offers[first_hook..] {
             *how = hooks.clone();
@@ -280,6 +306,7 @@ impl Probes {
             ebpf,
             netfilter,
             watches,
+            raw,
             brackets: Brackets::default(),
             offers,
             tc: tc.ok().filter(|_| has_tc),
@@ -308,10 +335,12 @@ impl Probes {
     pub fn attach_tracepoints(&mut self) -> anyhow::Result<()> {
         let offered = self.offers.iter().zip(TRACEPOINTS);
         for ((_, how), (program, tracepoint, ..)) in offered {
-            if how.is_ok() {
-                tracepoint_program(&mut self.ebpf, program)?
-                    .attach()
-                    .with_context(|| format!("cannot attach to tracepoint {tracepoint}"))?;
+            let said = || format!("cannot attach to tracepoint {tracepoint}");
+            if let Some(raw) = self.raw.get_mut(tracepoint) {
+                let link = sys::attach_raw_tracepoint(raw.program.as_fd(), tracepoint);
+                raw.link = Some(link.with_context(said)?);
+            } else if how.is_ok() {
+                tracepoint_program(&mut self.ebpf, program)?.attach().with_context(said)?;
             }
         }
         Ok(())
@@ -411,8 +440,12 @@ impl Probes {
     pub fn arm(&mut self, armed: bool) -> anyhow::Result<()> {
         let map = self.ebpf.map_mut("STATE").ok_or_else(|| anyhow!("the map STATE is missing"))?;
         let mut state: Array<_, State> = Array::try_from(map)?;
-        let learned = state.get(&0, 0).map_or(0, |s| s.learned);
-        state.set(0, State { armed: armed.into(), learned }, 0).context("cannot write map STATE")
+        let learned = state.get(&0, 0).unwrap_or_default().learned;
+        let linked = self.netfilter_works.into();
+        let rules = self.watches.sees_every_rule().into();
+        state
+            .set(0, State { armed: armed.into(), learned, linked, rules }, 0)
+            .context("cannot write map STATE")
     }
 
     /// The ring buffer that events come through. To be taken once.
@@ -467,6 +500,7 @@ impl Probes {
         of_aya
             .chain(self.netfilter.descriptors())
             .chain(self.watches.descriptors())
+            .chain(self.raw.values().map(|raw| raw.program.as_fd()))
             .filter_map(|fd| sys::recursion_misses(fd).ok())
             .sum()
     }
@@ -499,6 +533,19 @@ fn load_tracepoint(
 ) -> anyhow::Result<()> {
     let program: &mut BtfTracePoint = of_type(program, name)?;
     program.load(tracepoint, names).map_err(|e| rejected(name, &e))
+}
+
+/// A program at a tracepoint, and what holds it there.
+struct RawTracepoint {
+    program: OwnedFd,
+    link: Option<OwnedFd>,
+}
+
+/// The form of a tracepoint's program without types, if this kernel takes it.
+fn load_raw(own: &own::Programs, program: &str) -> Option<OwnedFd> {
+    let name = format!("{program}__raw");
+    let loaded = sys::load(&name, own.get(&name)?, Kind::RawTracepoint);
+    loaded.inspect_err(|why| log::debug!("the kernel refused program {name}: {why}")).ok()
 }
 
 fn load_tc(program: &mut Program, name: &str) -> anyhow::Result<()> {

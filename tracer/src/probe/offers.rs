@@ -85,11 +85,9 @@ pub fn by_point(
         let function = Function::from(&watched);
         let points = match watched.function.subject {
             Subject::Point(point) => vec![point],
-            Subject::Hooks => HOOKS
-                .into_iter()
-                .filter(|hook| !linked(*hook))
-                .chain(DEVICE_HOOKS)
-                .collect(),
+            Subject::Hooks => {
+                HOOKS.into_iter().filter(|hook| !linked(*hook)).chain(DEVICE_HOOKS).collect()
+            }
             Subject::Aside(..) => continue,
         };
         for point in points {
@@ -134,7 +132,8 @@ mod tests {
 
     #[test]
     fn one_program_that_works_makes_a_point() {
-        let programs = [(Point::Socket, Err("no".to_owned())), (Point::NfInput, Ok(Mechanism::Tcx))];
+        let programs =
+            [(Point::Socket, Err("no".to_owned())), (Point::NfInput, Ok(Mechanism::Tcx))];
         let all = [
             watched("tcp_v4_do_rcv", Ok(Mechanism::Fentry)),
             watched("raw_rcv", Err("gone")),

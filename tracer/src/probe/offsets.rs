@@ -17,14 +17,39 @@ pub fn resolve(types: &KernelTypes) -> Offsets {
     offsets
 }
 
-/// The arguments of this kernel's functions; of those that its BTF does not list, the fallback.
+/// The functions that run a legacy table: they take the same arguments, in an order that has changed
+/// for all of them at once.
+const TABLES: [&str; 3] = ["ipt_do_table", "ip6t_do_table", "ebt_do_table"];
+
+/// The arguments of this kernel's functions. Where its BTF lists none of them, as Linux 5.10 has
+/// them: later kernels tell when the module is loaded.
 pub fn resolve_arguments(types: &KernelTypes) -> Arguments {
-    let mut arguments = Arguments::FALLBACK;
-    for (function, wanted, index) in arguments.wanted() {
-        let found = wanted.iter().find_map(|wanted| types.argument_index(function, wanted));
-        *index = found.unwrap_or(*index);
+    let place = |wanted: &[&str]| {
+        let in_function =
+            |function| wanted.iter().find_map(|wanted| types.argument_index(function, wanted));
+        TABLES.into_iter().find_map(in_function)
+    };
+    Arguments {
+        xt_skb: place(&["sk_buff"]).unwrap_or(0),
+        xt_state: place(&["nf_hook_state"]).unwrap_or(1),
+        // net/ipv4/netfilter/ip_tables.c: `table`, or `priv`, which is the table.
+        xt_table: place(&["xt_table", "ebt_table", "priv"]).unwrap_or(2),
     }
-    arguments
+}
+
+/// Whether the rules of nftables are a list of `struct nft_rule`, and not a blob of
+/// `struct nft_rule_dp` (Linux 5.17). Where the kernel does not tell, because its nf_tables is not
+/// loaded, the newer form.
+pub fn rules_are_listed(types: &KernelTypes) -> bool {
+    let is_there = |name: &str| {
+        let named = |btf: &Btf| {
+            let found = btf.resolve_types_by_name(name).ok()?;
+            found.iter().any(|t| matches!(t, Type::Struct(_))).then_some(())
+        };
+        types.find(named).is_some()
+    };
+    // Kernels without BTF of modules are older than 5.11.
+    !is_there("nft_rule_dp") && (is_there("nft_rule") || !types.of_modules)
 }
 
 /// Byte offset of `path` (members joined by dots) in `structure`.

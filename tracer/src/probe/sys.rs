@@ -13,8 +13,8 @@ use std::{
 
 use aya::Pod;
 use aya_obj::generated::{
-    PERF_EVENT_IOC_ENABLE, PERF_EVENT_IOC_SET_BPF, bpf_attr, bpf_btf_info, bpf_cmd, bpf_insn,
-    bpf_prog_info, perf_event_attr,
+    BPF_F_RDONLY_PROG, PERF_EVENT_IOC_ENABLE, PERF_EVENT_IOC_SET_BPF, bpf_attr, bpf_btf_info,
+    bpf_cmd, bpf_insn, bpf_map_type, bpf_prog_info, perf_event_attr,
 };
 
 /// `BPF_PROG_TYPE_NETFILTER` (Linux 6.4).
@@ -25,6 +25,8 @@ const ATTACH_TYPE_NETFILTER: u32 = 45;
 const PROG_TYPE_KPROBE: u32 = 2;
 /// `BPF_TRACE_KPROBE_MULTI` (Linux 5.18).
 const ATTACH_TYPE_KPROBE_MULTI: u32 = 42;
+/// `BPF_PROG_TYPE_RAW_TRACEPOINT`.
+const PROG_TYPE_RAW_TRACEPOINT: u32 = 17;
 /// `BPF_PROG_TYPE_TRACING`.
 const PROG_TYPE_TRACING: u32 = 26;
 /// `BPF_TRACE_FENTRY`.
@@ -76,6 +78,8 @@ pub enum Kind<'a> {
     Kprobe,
     /// For fprobes, many at once.
     KprobeMulti,
+    /// For a tracepoint, without types of its arguments.
+    RawTracepoint,
 }
 
 impl Kind<'_> {
@@ -87,6 +91,7 @@ impl Kind<'_> {
             Kind::Fexit(_) => (PROG_TYPE_TRACING, ATTACH_TYPE_FEXIT),
             Kind::Kprobe => (PROG_TYPE_KPROBE, 0),
             Kind::KprobeMulti => (PROG_TYPE_KPROBE, ATTACH_TYPE_KPROBE_MULTI),
+            Kind::RawTracepoint => (PROG_TYPE_RAW_TRACEPOINT, 0),
         }
     }
 }
@@ -100,9 +105,7 @@ pub fn load(name: &str, instructions: &[bpf_insn], kind: Kind<'_>) -> Result<Own
     match prog_load(name, instructions, kind, &mut []) {
         Ok(fd) => Ok(fd),
         // Not the verifier's refusal: the mechanism's.
-        Err(error) if is_eperm(&error) => {
-            Err(LoadError { error, log: String::new() })
-        }
+        Err(error) if is_eperm(&error) => Err(LoadError { error, log: String::new() }),
         Err(_) => {
             let mut log = vec![0; LOG_BYTES];
             prog_load(name, instructions, kind, &mut log).map_err(|error| {
@@ -215,24 +218,44 @@ pub fn attach_tracing(program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     unsafe { bpf_fd(bpf_cmd::BPF_RAW_TRACEPOINT_OPEN, &mut attr) }
 }
 
-/// Attaches a program to the entry of a kernel function by fprobe. The link goes with the
+/// Attaches a program to a tracepoint. The link goes with the descriptor.
+///
+/// # Errors
+/// `ENOENT` when there is no such tracepoint.
+pub fn attach_raw_tracepoint(program: BorrowedFd<'_>, tracepoint: &str) -> io::Result<OwnedFd> {
+    let tracepoint = CString::new(tracepoint).map_err(io::Error::other)?;
+    // SAFETY: as in `prog_load`.
+    let mut attr: bpf_attr = unsafe { zeroed() };
+    attr.raw_tracepoint.name = tracepoint.as_ptr() as u64;
+    attr.raw_tracepoint.prog_fd = program.as_raw_fd() as u32;
+    // SAFETY: `attr` points at a string that outlives the call.
+    unsafe { bpf_fd(bpf_cmd::BPF_RAW_TRACEPOINT_OPEN, &mut attr) }
+}
+
+/// Attaches a program to the entries of kernel functions by fprobe. The link goes with the
 /// descriptor.
 ///
 /// # Errors
-/// `ESRCH` or `EINVAL` when there is no such function to trace, `EOPNOTSUPP` on kernels that are
-/// built without fprobe.
-pub fn attach_kprobe_multi(program: BorrowedFd<'_>, function: &str) -> io::Result<OwnedFd> {
-    let function = CString::new(function).map_err(io::Error::other)?;
-    let functions = [function.as_ptr()];
+/// `ESRCH` when there is no such function to trace, `EOPNOTSUPP` on kernels that are built without
+/// fprobe, and where they have it, `EINVAL` for no function at all
+/// (`bpf_kprobe_multi_link_attach`).
+pub fn attach_kprobe_multi(program: BorrowedFd<'_>, functions: &[&str]) -> io::Result<OwnedFd> {
+    let functions: Vec<_> = functions
+        .iter()
+        .map(|function| CString::new(*function))
+        .collect::<Result<_, _>>()
+        .map_err(io::Error::other)?;
+    let pointers: Vec<_> = functions.iter().map(|function| function.as_ptr()).collect();
     // SAFETY: as in `prog_load`.
     let mut attr: bpf_attr = unsafe { zeroed() };
     // SAFETY: zeros are valid for every member of the union.
     let link = unsafe { &mut attr.link_create };
     link.__bindgen_anon_1.prog_fd = program.as_raw_fd() as u32;
     link.attach_type = ATTACH_TYPE_KPROBE_MULTI;
-    link.__bindgen_anon_3.kprobe_multi.cnt = 1;
-    link.__bindgen_anon_3.kprobe_multi.syms = functions.as_ptr() as u64;
-    // SAFETY: `attr` points at one pointer to a string; both outlive the call.
+    link.__bindgen_anon_3.kprobe_multi.cnt =
+        u32::try_from(pointers.len()).map_err(io::Error::other)?;
+    link.__bindgen_anon_3.kprobe_multi.syms = pointers.as_ptr() as u64;
+    // SAFETY: `attr` points at pointers to strings; both outlive the call.
     unsafe { bpf_fd(bpf_cmd::BPF_LINK_CREATE, &mut attr) }
 }
 
@@ -356,6 +379,49 @@ fn module_of(object: BorrowedFd<'_>) -> io::Result<Option<String>> {
     let end = name.iter().position(|byte| *byte == 0).unwrap_or(name.len());
     let name = String::from_utf8_lossy(&name[..end]).into_owned();
     Ok((info.kernel_btf != 0 && name != "vmlinux").then_some(name))
+}
+
+/// The bytes of a value.
+pub fn bytes_of<T: Pod>(value: &T) -> &[u8] {
+    // SAFETY: `Pod` promises that every byte of `value` is initialised.
+    unsafe { std::slice::from_raw_parts(std::ptr::from_ref(value).cast(), size_of::<T>()) }
+}
+
+/// A map of one value that nobody can change any more: programs that are bound to it have its
+/// contents for constants.
+///
+/// # Errors
+/// What the kernel says.
+pub fn constant_map(contents: &[u8]) -> io::Result<OwnedFd> {
+    // SAFETY: as in `prog_load`.
+    let mut attr: bpf_attr = unsafe { zeroed() };
+    // SAFETY: zeros are valid for every member of the union.
+    let create = unsafe { &mut attr.__bindgen_anon_1 };
+    create.map_type = bpf_map_type::BPF_MAP_TYPE_ARRAY as u32;
+    create.key_size = size_of::<u32>() as u32;
+    create.value_size = u32::try_from(contents.len()).map_err(io::Error::other)?;
+    create.max_entries = 1;
+    create.map_flags = BPF_F_RDONLY_PROG;
+    // SAFETY: `attr` holds no pointers.
+    let map = unsafe { bpf_fd(bpf_cmd::BPF_MAP_CREATE, &mut attr) }?;
+
+    let key = 0_u32;
+    // SAFETY: as in `prog_load`.
+    let mut attr: bpf_attr = unsafe { zeroed() };
+    // SAFETY: zeros are valid for every member of the union.
+    let element = unsafe { &mut attr.__bindgen_anon_2 };
+    element.map_fd = map.as_raw_fd() as u32;
+    element.key = &raw const key as u64;
+    element.__bindgen_anon_1.value = contents.as_ptr() as u64;
+    // SAFETY: `attr` points at a key and a value of the sizes that the map was made with.
+    unsafe { bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr) }?;
+
+    // SAFETY: as in `prog_load`.
+    let mut attr: bpf_attr = unsafe { zeroed() };
+    attr.__bindgen_anon_2.map_fd = map.as_raw_fd() as u32;
+    // SAFETY: `attr` holds no pointers.
+    unsafe { bpf(bpf_cmd::BPF_MAP_FREEZE, &mut attr) }?;
+    Ok(map)
 }
 
 /// How many runs of a program the kernel skipped because it was already running on that CPU.

@@ -10,11 +10,12 @@ use std::{
 };
 
 use super::{
+    OBJECT,
     btf::{KernelTypes, TypedFunction},
     functions::{self, Attempt, CATALOGUE, Facts, Forms, Function, Missing, Planned},
     lock,
     mechanism::{Mechanism, Mechanisms},
-    own,
+    own::{self, Constants},
     sys::{self, Kind, KprobeSource, Target},
 };
 
@@ -34,6 +35,7 @@ pub struct Watched {
 pub struct Watches {
     kernel: Kernel,
     allowed: Mechanisms,
+    constants: Constants,
     watches: Vec<Watch>,
     /// As `/proc/modules` was when last looked at.
     modules: BTreeSet<String>,
@@ -41,13 +43,18 @@ pub struct Watches {
 
 impl Watches {
     /// Plans what to watch; nothing is loaded yet.
-    pub fn plan(own: Arc<own::Programs>, types: &KernelTypes, allowed: Mechanisms) -> Self {
+    pub fn plan(
+        own: Arc<own::Programs>,
+        types: &KernelTypes,
+        constants: Constants,
+        allowed: Mechanisms,
+    ) -> Self {
         let modules = loaded_modules();
         let mut facts = facts(&own, types, modules.clone());
         let kernel = Kernel::try_mechanisms(own, types, &mut facts, allowed);
         let planned = functions::plan(CATALOGUE, &facts, allowed);
         let watches = planned.into_iter().map(Watch::new).collect();
-        Self { kernel, allowed, watches, modules }
+        Self { kernel, allowed, constants, watches, modules }
     }
 
     /// What is to be done to load each, in parallel with whatever else is loaded.
@@ -76,7 +83,8 @@ impl Watches {
                 && !modules.contains(module)
             {
                 let attempts = Err(Missing::Module(module));
-                *watch = Watch::new(Planned { function: watch.function, attempts });
+                let refused = Vec::new();
+                *watch = Watch::new(Planned { function: watch.function, attempts, refused });
             }
         }
         self.modules = modules;
@@ -91,6 +99,8 @@ impl Watches {
         let mut facts = facts(&self.kernel.own, &types, self.modules.clone());
         facts.refused = lock(&self.kernel.refused).clone();
         self.kernel.learn(&types);
+        self.renew_constants(&types);
+        let modules = &self.modules;
         let mut planned = functions::plan(CATALOGUE, &facts, self.allowed);
         for watch in self.watches.iter_mut().filter(|watch| watch.waits_for(modules)) {
             if let Some(at) = planned.iter().position(|new| new.function == watch.function) {
@@ -99,6 +109,30 @@ impl Watches {
             }
         }
         self.attach();
+    }
+
+    /// A module's structures are known from when it is loaded: what is loaded from now on has them.
+    fn renew_constants(&mut self, types: &KernelTypes) {
+        let mut constants = self.constants;
+        if !constants.know(types) {
+            return;
+        }
+        match self.kernel.own.with(OBJECT, &constants) {
+            Ok(own) => {
+                self.constants = constants;
+                self.kernel.own = Arc::new(own);
+                lock(&self.kernel.shared).clear();
+            }
+            Err(e) => log::warn!("fields of new modules are not read: {e:#}"),
+        }
+    }
+
+    /// Whether every expression of nftables that sets a verdict is watched, as far as its module is
+    /// loaded: what drops and is none of them was the policy.
+    pub fn sees_every_rule(&self) -> bool {
+        let mut rules = self.watches.iter().filter(|w| w.function.subject == functions::NFT_RULE);
+        rules.all(|watch| !watch.links.is_empty() || watch.waits_for.is_some())
+            && self.watches.iter().any(|w| w.function.subject == functions::NFT_RULE)
     }
 
     /// What became of each.
@@ -210,11 +244,16 @@ impl Kernel {
             Ok(source) => kernel.kprobes = Some(source),
             Err(_) => refuse(Mechanism::Kprobe, "this kernel is built without kprobes".into()),
         }
-        // Whether fprobes are built in, only a link tells.
-        if allowed.allow(Mechanism::KprobeMulti)
-            && let Err(e) = sys::try_load(Kind::KprobeMulti)
-        {
-            refuse(Mechanism::KprobeMulti, refusal(&e));
+        if allowed.allow(Mechanism::KprobeMulti) {
+            // Whether fprobes are built in, only a link tells: to no function, it costs nothing.
+            let link = sys::try_load(Kind::KprobeMulti)
+                .and_then(|program| sys::attach_kprobe_multi(program.as_fd(), &[]));
+            match link {
+                Err(e) if e.kind() != io::ErrorKind::InvalidInput => {
+                    refuse(Mechanism::KprobeMulti, refusal(&e));
+                }
+                _ => {}
+            }
         }
         *lock(&kernel.refused) = facts.refused.clone();
         kernel
@@ -300,7 +339,9 @@ impl Kernel {
     fn attach(&self, attempt: Attempt, program: &Program, returning: bool) -> io::Result<OwnedFd> {
         match (attempt.mechanism, self.kprobes) {
             (Mechanism::Fentry, _) => sys::attach_tracing(program.as_fd()),
-            (Mechanism::KprobeMulti, _) => sys::attach_kprobe_multi(program.as_fd(), attempt.symbol),
+            (Mechanism::KprobeMulti, _) => {
+                sys::attach_kprobe_multi(program.as_fd(), &[attempt.symbol])
+            }
             (_, Some(kprobes)) => kprobes.attach(program.as_fd(), attempt.symbol, returning),
             (_, None) => Err(io::ErrorKind::Unsupported.into()),
         }
@@ -329,7 +370,9 @@ fn no_attach(attempt: Attempt, error: &io::Error) -> String {
     let name = mechanism.name();
     match error.raw_os_error() {
         Some(libc::ENOENT | libc::ESRCH) => {
-            format!("{name}: this kernel has no function {symbol}: it is inlined, or of another name")
+            format!(
+                "{name}: this kernel has no function {symbol}: it is inlined, or of another name"
+            )
         }
         Some(libc::EADDRNOTAVAIL) => format!("{name}: several functions are named {symbol}"),
         Some(libc::EINVAL) => format!("{name}: the kernel lets nobody probe {symbol}"),
@@ -354,19 +397,20 @@ struct Watch {
 
 impl Watch {
     fn new(planned: Planned) -> Self {
-        let Planned { function, attempts } = planned;
+        let Planned { function, attempts, refused } = planned;
         let mut watch = Self {
             function,
             attempts: Vec::new(),
             loaded: None,
             links: Vec::new(),
-            why: Vec::new(),
+            why: refused,
             waits_for: None,
         };
         match attempts {
             Ok(attempts) => watch.attempts = attempts.into_iter().rev().collect(),
             Err(missing) => {
-                watch.why.push(missing.to_string());
+                // What would not be tried anyhow is of no interest as long as there is no module.
+                watch.why = vec![missing.to_string()];
                 if let Missing::Module(module) = missing {
                     watch.waits_for = Some(module);
                 }
