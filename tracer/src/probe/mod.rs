@@ -172,6 +172,7 @@ pub struct Probes {
     /// By namespace inode.
     hooks: HashMap<u32, Hooks>,
     netfilter_works: bool,
+    armed: bool,
     /// The kernel side's own log, where it is on.
     log: Option<EbpfLogger<&'static dyn log::Log>>,
 }
@@ -313,6 +314,7 @@ impl Probes {
             interfaces: HashMap::new(),
             hooks: HashMap::new(),
             netfilter_works: hooks.is_ok(),
+            armed: false,
             log,
         })
     }
@@ -354,8 +356,11 @@ impl Probes {
 
     /// Attaches to functions of modules that were loaded since, as when the first rule with `reject`
     /// is added. Costs nothing worth naming when no module was.
-    pub fn attach_late(&mut self) {
-        self.watches.attach_late();
+    ///
+    /// # Errors
+    /// When the kernel refuses to write the map.
+    pub fn attach_late(&mut self) -> anyhow::Result<()> {
+        if self.watches.attach_late() { self.tell_state() } else { Ok(()) }
     }
 
     /// Attaches the tc programs to an interface, once.
@@ -438,14 +443,20 @@ impl Probes {
     /// # Errors
     /// When the kernel refuses to write the map.
     pub fn arm(&mut self, armed: bool) -> anyhow::Result<()> {
+        self.armed = armed;
+        self.tell_state()
+    }
+
+    fn tell_state(&mut self) -> anyhow::Result<()> {
         let map = self.ebpf.map_mut("STATE").ok_or_else(|| anyhow!("the map STATE is missing"))?;
         let mut state: Array<_, State> = Array::try_from(map)?;
-        let learned = state.get(&0, 0).unwrap_or_default().learned;
-        let linked = self.netfilter_works.into();
-        let rules = self.watches.sees_every_rule().into();
-        state
-            .set(0, State { armed: armed.into(), learned, linked, rules }, 0)
-            .context("cannot write map STATE")
+        let now = State {
+            armed: self.armed.into(),
+            learned: state.get(&0, 0).unwrap_or_default().learned,
+            linked: self.netfilter_works.into(),
+            rules: self.watches.sees_every_rule().into(),
+        };
+        state.set(0, now, 0).context("cannot write map STATE")
     }
 
     /// The ring buffer that events come through. To be taken once.

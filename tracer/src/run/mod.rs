@@ -58,6 +58,8 @@ const TICK: Duration = Duration::from_millis(10);
 const TURN: usize = 16_384;
 /// How long packets that are on their way when the trace ends may still take.
 const LINGER: Duration = Duration::from_millis(50);
+/// How often is looked for modules that were loaded.
+const MODULES_LOOK: Duration = Duration::from_secs(1);
 /// How often learned replies are cleared out, and after what silence.
 const LEARNED_SWEEP: Duration = Duration::from_secs(10);
 const LEARNED_IDLE: Duration = Duration::from_secs(120);
@@ -229,6 +231,7 @@ impl<'a> Trace<'a> {
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut next_sweep = began + LEARNED_SWEEP;
+        let mut next_modules = began + MODULES_LOOK;
         while !self.is_enough() {
             self.look_again();
             select! {
@@ -247,6 +250,10 @@ impl<'a> Trace<'a> {
                 _ = tick.tick() => {
                     self.take_events()?;
                     self.probes.pass_on_logs();
+                    if Instant::now() >= next_modules {
+                        next_modules = Instant::now() + MODULES_LOOK;
+                        self.attach_late();
+                    }
                     if Instant::now() >= next_sweep {
                         next_sweep = Instant::now() + LEARNED_SWEEP;
                         self.tables.forget_learned(monotonic().saturating_sub(LEARNED_IDLE));
@@ -386,9 +393,17 @@ impl<'a> Trace<'a> {
             Err(error) => log::warn!("looking at the machine failed: {error}"),
         }
         self.watched = self.attacher.attach(&mut self.probes, self.machine.snapshot());
-        self.probes.attach_late();
+        self.attach_late();
         self.machine.brackets = self.probes.brackets.clone();
         follow(&mut self.watch, &self.attacher.to_follow(self.machine.snapshot()));
+    }
+
+    /// Kernel functions of modules that were loaded since: the first rule of a kind loads its module,
+    /// and nothing else tells of it.
+    fn attach_late(&mut self) {
+        if let Err(e) = self.probes.attach_late() {
+            log::warn!("{e:#}; rules of new modules may not be told");
+        }
     }
 
     fn event_counts(&self) -> anyhow::Result<Events> {
