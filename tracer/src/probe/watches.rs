@@ -347,7 +347,10 @@ impl Kernel {
 
     fn load_program(&self, name: &str, kind: Kind<'_>) -> Result<Program, String> {
         let instructions = self.own.get(name).ok_or("the kernel side has no such program")?;
-        sys::load(name, instructions, kind).map(Arc::new).map_err(|error| {
+        let began = Instant::now();
+        let loaded = sys::load(name, instructions, kind);
+        log::debug!("program {name}: the verifier took {:?}", began.elapsed());
+        loaded.map(Arc::new).map_err(|error| {
             let why = format!("kernel {} refused program {name}: {error}", self.release);
             log::debug!("{why}");
             // The log of the verifier has many lines.
