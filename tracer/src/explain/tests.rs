@@ -245,4 +245,37 @@ fn harmless_ends_are_known_by_name() {
     let segment = tcp("10.0.0.2", 1, "10.0.0.3", 2, 0x11);
     assert_eq!(end("NOT_SPECIFIED", "tcp_v4_rcv", &segment, false), Some(BenignEnd::Delivered));
     assert_eq!(end("TCP_OLD_DATA", "tcp_data_queue", &segment, false), None);
+    assert_eq!(end("NOT_SPECIFIED", "ip_rcv_core", &udp, false), None);
+    let names = |reason| HarmlessEnds(host(reason, "x"));
+    assert!(names("SKB_DROP_REASON_NOT_SPECIFIED").is_unspecified(Some(2)));
+    assert!(!names("NO_SOCKET").is_unspecified(Some(3)));
+}
+
+#[test]
+fn harmless_ends_are_known_where_the_kernel_tells_no_reason() {
+    let end = |function, headers: &Headers, clone| {
+        HarmlessEnds(host("", function)).end(None, 2, headers, clone)
+    };
+    use BenignEnd::{Consumed, Delivered};
+    let reply = icmp("203.0.113.8", "10.0.0.2", 0, 7, 1);
+    assert_eq!(end("icmp_rcv", &reply, false), Some(Delivered));
+    // Nobody listens there, and nothing but the SYN tells it from the end of a connection.
+    assert_eq!(end("tcp_v4_rcv", &tcp("10.0.0.2", 1, "10.0.0.3", 2, 0x02), false), None);
+    assert_eq!(end("tcp_v4_rcv", &tcp("10.0.0.2", 1, "10.0.0.3", 2, 0x10), false), Some(Delivered));
+    let one = udp("10.0.0.2", 1, "10.0.0.3", 2);
+    assert_eq!(end("ip_rcv_core.isra.0", &one, true), Some(Consumed));
+    for function in
+        ["ip_rcv_core", "ip_rcv_finish", "__udp4_lib_rcv", "kfree_skb_list", "nf_hook_slow"]
+    {
+        assert_eq!(end(function, &one, false), None, "{function}");
+    }
+    let group = udp("10.0.0.2", 1, "224.0.0.251", 5353);
+    for function in ["ip_rcv_finish_core", "__udp4_lib_mcast_deliver"] {
+        assert_eq!(end(function, &group, false), Some(Consumed), "{function}");
+    }
+    let report = Headers { proto: 2, ..group };
+    assert_eq!(end("igmp_rcv", &report, false), Some(Consumed));
+    let piece = Headers { later_fragment: true, ..one };
+    assert_eq!(end("kfree_skb_list", &piece, false), Some(Consumed));
+    assert!(HarmlessEnds(host("", "x")).is_unspecified(None));
 }

@@ -143,10 +143,13 @@ impl<N: Names + KernelNames + ?Sized> Builder<'_, N> {
         };
         match &hop.detail {
             HopDetail::None => {}
-            HopDetail::Netfilter { hook, iif, oif, accepted, spent, .. } => {
+            HopDetail::Netfilter { hook, iif, oif, bridged, accepted, spent, decided } => {
                 put("family", hook.family.name().into());
-                let verdict = accepted.map(|yes| if yes { "accept" } else { "drop" });
-                put("verdict", verdict.into());
+                let decided = decided.as_ref().map(|decided| decided.verdict);
+                put("verdict", describe::verdict(*accepted, decided).into());
+                if *bridged {
+                    put("bridged", true.into());
+                }
                 for (key, ifindex) in [("iif", *iif), ("oif", *oif)] {
                     if ifindex != 0 {
                         put(key, self.interface(hop, ifindex));
@@ -195,7 +198,7 @@ impl<N: Names + KernelNames + ?Sized> Builder<'_, N> {
             }
             HopDetail::Conntrack { state, status, mark } => {
                 put("state", state.name().into());
-                put("status", (*status).into());
+                put("status", status.map(describe::conntrack_status).into());
                 put("mark", (*mark).into());
             }
             HopDetail::Born { parent } => put("parent", packet_id(*parent).into()),

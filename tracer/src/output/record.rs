@@ -109,10 +109,10 @@ pub struct Flow {
 /// A packet as it was first seen; unlike its flow, in its own direction.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Packet {
-    /// Its id in this trace, hexadecimal; `detail.parent` of a clone refers to it. Text, for not
+    /// Its id in this trace, hexadecimal; `parent` of a copy or a piece refers to it. Text, for not
     /// every reader of JSON has integers of 64 bits.
     pub id: String,
-    /// The packet that this one was cloned from.
+    /// The packet that this one was cloned, copied or cut from.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub parent: Option<String>,
     /// Source address; `null` for a packet that is neither IP nor ARP.
@@ -163,7 +163,14 @@ pub struct Hop {
     pub dev: Option<Dev>,
     /// CPU.
     pub cpu: u16,
-    /// What the point told, by point.
+    /// What the point told; a key is absent where its value is not known. By point:
+    /// `nf_*` `family` (`ip`, `ip6`, `bridge`, `arp`, `netdev`), `verdict` (`accept`, `drop`,
+    /// `queue`, `stolen`), `bridged` (`true`: a hook of IP that a bridge runs), `iif`, `oif`,
+    /// `spent_ns`, `priority`; `conntrack` `state` (`new`, `established`, `related`, `invalid`,
+    /// `untracked`), `status` (names of its bits), `mark`; `nat` `kind`, `from`, `to`; `route`
+    /// `table`, `gateway`, `oif`, `type`, `error`, `reverse`; `neigh` `state`, `lladdr`; `qdisc_*`
+    /// `kind`, `handle`, `delay_ns`; `socket` `pid`, `comm`; `clone`, `copy`, `segment` and
+    /// `fragment` `parent`; `drop` `reason`, `location`.
     pub detail: Map<String, Value>,
     /// The packet's bytes here, as hexadecimal digits; only with `--snaplen`.
     #[serde(skip_serializing_if = "Option::is_none")]
