@@ -1,0 +1,1 @@
+//! Rules from recorded listings, from real namespaces, and from programs that misbehave.
