@@ -168,7 +168,7 @@ pub trait Evidence: KernelNames + Names {
     fn sysctl(&self, netns: u32, name: &str) -> Option<String>;
     /// The rule or policy that is known to have decided, by name; `None` where its table is not
     /// known.
-    fn decided(&self, _netns: u32, _at: InHook, _by: &Decider) -> Option<Decision> {
+    fn decided(&self, _died: &Died<'_>, _at: InHook, _by: &Decider) -> Option<Decision> {
         None
     }
     /// All that sits in a hook, in order.

@@ -154,7 +154,9 @@ fn decided(
     let netns = hop.place.netns;
     match by {
         Decider::Nftables { .. } | Decider::Legacy { .. } => {
-            let Some(decision) = evidence.decided(netns, at, by) else {
+            let packet = hop.packet(evidence);
+            let died = Died { place: hop.place, at: Some(at), time: hop.time(), packet: &packet };
+            let Some(decision) = evidence.decided(&died, at, by) else {
                 let name = at.hook.name();
                 let (whose, list) = match by {
                     Decider::Legacy { family, table, .. } => {

@@ -73,6 +73,8 @@ pub struct Watch {
     sockets: BTreeMap<u32, Socket>,
     /// Of nfnetlink, where there is nf_tables.
     rules: BTreeMap<u32, Socket>,
+    /// When changes of rules were noticed, the first and the last since it was asked for.
+    noticed: BTreeMap<u32, (Instant, Instant)>,
     followed: Vec<Netns>,
     next_glance: Instant,
     names: OwnedFd,
@@ -118,6 +120,7 @@ impl Watch {
             ready,
             sockets: BTreeMap::new(),
             rules: BTreeMap::new(),
+            noticed: BTreeMap::new(),
             followed: Vec::new(),
             next_glance: Instant::now() + GLANCE,
             names,
@@ -190,6 +193,11 @@ impl Watch {
         }
     }
 
+    /// When the change of rules that was told last was noticed: the first, and the last of it.
+    pub fn noticed(&mut self, netns: u32) -> Option<(Instant, Instant)> {
+        self.noticed.remove(&netns)
+    }
+
     /// Whether changes of rules in this namespace are told.
     pub fn tells_rules(&self, netns: u32) -> bool {
         self.rules.contains_key(&netns)
@@ -220,7 +228,11 @@ impl Watch {
             let inode = about as u32;
             match self.rules.get(&inode).map(drain) {
                 None => {}
-                Some(Ok(())) => drop(self.changes.insert(Change::Rules(inode))),
+                Some(Ok(())) => {
+                    let now = Instant::now();
+                    self.noticed.entry(inode).or_insert((now, now)).1 = now;
+                    self.changes.insert(Change::Rules(inode));
+                }
                 Some(Err(e)) => {
                     log::warn!("cannot watch the rules of network namespace {inode}: {e}");
                     self.rules.remove(&inode);

@@ -230,8 +230,8 @@ impl Evidence for Machine {
         })
     }
 
-    fn decided(&self, netns: u32, at: InHook, by: &Decider) -> Option<Decision> {
-        self.rules.decided(netns, at, by)
+    fn decided(&self, died: &Died<'_>, at: InHook, by: &Decider) -> Option<Decision> {
+        self.rules.decided(died.place.netns, died.time, at, by)
     }
 
     fn chains_at(&self, netns: u32, at: InHook) -> Vec<BaseChain> {

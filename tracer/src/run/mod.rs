@@ -59,6 +59,8 @@ const TICK: Duration = Duration::from_millis(10);
 const TURN: usize = 16_384;
 /// How long packets that are on their way when the trace ends may still take.
 const LINGER: Duration = Duration::from_millis(50);
+/// How long the beginning waits for the rules of the path to be read.
+const RULES_AT_START: Duration = Duration::from_secs(1);
 /// How long a journey waits for the rules that it met to be read, and how many do at most.
 const RULES_WAIT: Duration = Duration::from_secs(2);
 const MOST_WAITING: usize = 65_536;
@@ -223,6 +225,7 @@ impl<'a> Trace<'a> {
         let mut interrupt = signals(SignalKind::interrupt())?;
         let mut terminate = signals(SignalKind::terminate())?;
         self.sink.start(&self.start_record(kernel))?;
+        self.read_rules().await;
         self.probes.arm(true)?;
         let began = Instant::now();
         self.say_ready();
@@ -261,6 +264,20 @@ impl<'a> Trace<'a> {
         self.finish(began).await
     }
 
+    /// Reads the rules of the path for as long as that may take before it begins: counters of legacy
+    /// tables tell something only where they were read before.
+    async fn read_rules(&mut self) {
+        let end = tokio::time::Instant::now() + RULES_AT_START;
+        self.machine.rules.read_on(now);
+        while self.machine.rules.is_reading() {
+            select! {
+                read = self.machine.rules.read() => self.machine.rules.take(read),
+                () = sleep_until(end) => break,
+            }
+            self.machine.rules.read_on(now);
+        }
+    }
+
     /// The end: no packet begins any more, those on their way get a moment, then the summary.
     async fn finish(&mut self, began: Instant) -> Result<(), Stop> {
         self.probes.arm(false)?;
@@ -283,12 +300,6 @@ impl<'a> Trace<'a> {
                 () = tokio::time::sleep(TICK) => {}
             }
             self.show_waiting()?;
-        }
-        if self.machine.rules.forgotten() > 0 {
-            log::warn!(
-                "{} rules that were gone had to be forgotten",
-                self.machine.rules.forgotten()
-            );
         }
         log::info!("the table of followed packets holds {} at the end", self.tables.followed());
         let events = self.event_counts()?;
@@ -359,7 +370,15 @@ impl<'a> Trace<'a> {
     fn note(&mut self, changes: BTreeSet<Change>) {
         for change in changes {
             match change {
-                Change::Rules(netns) => self.machine.rules.changed(netns, now()),
+                Change::Rules(netns) => {
+                    let ago =
+                        |noticed: Instant| now().saturating_sub(nanoseconds(noticed.elapsed()));
+                    let (first, last) = self
+                        .watch
+                        .noticed(netns)
+                        .map_or_else(|| (now(), now()), |(first, last)| (ago(first), ago(last)));
+                    self.machine.rules.changed(netns, first, last);
+                }
                 change => drop(self.changed.insert(change)),
             }
         }

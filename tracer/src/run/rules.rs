@@ -3,7 +3,8 @@
 //! The rules of a namespace are read in a thread of their own, when it is first asked for them and
 //! when the kernel announces a change, at most once a second. Each reading stands for the time from
 //! the change before it to the change behind it, so that a packet is explained by the rules that it
-//! met. Rules that are gone keep their text: tables and rules have handles that are not used again.
+//! met. A handle is not enough for that: a rule that is replaced (`nft replace rule`) leaves its
+//! handle to the next.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet, VecDeque},
@@ -30,11 +31,12 @@ use crate::{
 /// How soon the rules of a namespace are read again.
 const PAUSE: u64 = Duration::from_secs(1).as_nanos() as u64;
 /// How much later a change may be noticed than it was made.
-const NOTICED: u64 = Duration::from_millis(150).as_nanos() as u64;
-/// Most readings of a namespace that are kept.
-const MOST_READINGS: usize = 4;
-/// Most rules that are gone and remembered, in all namespaces.
-const MOST_GONE: usize = 65_536;
+const NOTICED: u64 = Duration::from_millis(50).as_nanos() as u64;
+/// Most readings of a namespace that are kept: so many seconds at least, which is longer than the end
+/// of a packet waits to be explained.
+const MOST_READINGS: usize = 8;
+/// Most namespaces whose rules are kept that are not followed.
+const MOST_BESIDE: usize = 1_024;
 
 /// The rules of namespaces, by inode.
 pub struct Rules {
@@ -44,8 +46,6 @@ pub struct Rules {
     wanted: BTreeSet<u32>,
     /// A reading under way, and of which.
     reading: Option<(u32, JoinHandle<Read>)>,
-    gone: usize,
-    forgotten: u64,
 }
 
 /// What came of reading.
@@ -60,8 +60,6 @@ pub struct Read {
 struct Known {
     /// The oldest first.
     readings: VecDeque<Reading>,
-    /// Rules that are in no reading any more, by handles of table and rule.
-    gone: HashMap<(u64, u64), Gone>,
     /// When the last reading began, whatever came of it.
     tried: Option<u64>,
     /// When the last change was noticed.
@@ -82,16 +80,6 @@ struct Reading {
     rules: Ruleset,
 }
 
-/// A rule that is gone.
-struct Gone {
-    family: Family,
-    table: String,
-    chain: String,
-    base: Vec<(u64, String, Base)>,
-    docker: bool,
-    text: Option<Arc<str>>,
-}
-
 impl Rules {
     /// Nothing is known yet.
     pub fn new(tools: Tools) -> Self {
@@ -100,14 +88,7 @@ impl Rules {
             known: HashMap::new(),
             wanted: BTreeSet::new(),
             reading: None,
-            gone: 0,
-            forgotten: 0,
         }
-    }
-
-    /// Rules that were gone and had to be forgotten.
-    pub fn forgotten(&self) -> u64 {
-        self.forgotten
     }
 
     /// The rules of exactly these namespaces are followed from now on: a change of them is told.
@@ -115,6 +96,9 @@ impl Rules {
         let followed: HashSet<u32> = namespaces.collect();
         for (inode, known) in &mut self.known {
             known.followed = followed.contains(inode);
+        }
+        if self.known.len() > followed.len() + MOST_BESIDE {
+            self.known.retain(|_, known| known.followed);
         }
         for inode in followed {
             let known = self.known.entry(inode).or_default();
@@ -125,12 +109,12 @@ impl Rules {
         }
     }
 
-    /// The rules of a namespace have just changed.
-    pub fn changed(&mut self, netns: u32, now: u64) {
+    /// The rules of a namespace have changed: when that was noticed first, and last.
+    pub fn changed(&mut self, netns: u32, first: u64, last: u64) {
         let known = self.known.entry(netns).or_default();
-        known.changed = now;
-        if let Some(last) = known.readings.back_mut() {
-            last.until.get_or_insert(now);
+        known.changed = last;
+        if let Some(reading) = known.readings.back_mut() {
+            reading.until.get_or_insert(first);
         }
         self.wanted.insert(netns);
     }
@@ -143,6 +127,11 @@ impl Rules {
     /// A table of ebtables is in use.
     pub fn use_ebtables(&mut self, netns: u32, table: &str) {
         self.known.entry(netns).or_default().ebtables.insert(table.to_owned());
+    }
+
+    /// Whether rules are being read.
+    pub fn is_reading(&self) -> bool {
+        self.reading.is_some()
     }
 
     /// Begins to read, if something is to be read and nothing is being read.
@@ -207,8 +196,6 @@ impl Rules {
             }
             last.until = Some(began);
         }
-        self.gone +=
-            known.remember(&rules, MOST_GONE.saturating_sub(self.gone), &mut self.forgotten);
         known.readings.push_back(Reading { began, ended, from, until, rules });
         if known.readings.len() > MOST_READINGS {
             known.readings.pop_front();
@@ -225,14 +212,13 @@ impl Rules {
         match by {
             Some(Decider::Nftables { table, rule, .. }) => {
                 let is_known = match rule {
-                    RuleOrPolicy::Rule(handle) => known.knows(*table, *handle),
+                    RuleOrPolicy::Rule(handle) => known.find(*table, *handle, time).is_some(),
                     _ => known.readings.iter().any(|r| r.rules.tables.contains_key(table)),
                 };
-                !is_known && !read_since
+                (!is_known || known.is_behind(time)) && !read_since
             }
             Some(Decider::Legacy { rule: Some(_), .. }) | None if !legacy => {
-                let changed = known.changed > last.began || !known.followed;
-                changed && !read_since
+                (known.is_behind(time) || !known.followed) && !read_since
             }
             Some(Decider::Conntrack | Decider::Confirm) => false,
             // Its counters.
@@ -240,11 +226,13 @@ impl Rules {
         }
     }
 
-    /// By name, who decided.
-    pub fn decided(&self, netns: u32, at: InHook, by: &Decider) -> Option<Decision> {
+    /// By name, who decided at this time.
+    pub fn decided(&self, netns: u32, time: u64, at: InHook, by: &Decider) -> Option<Decision> {
         let known = self.known.get(&netns)?;
         match by {
-            Decider::Nftables { table, chain, rule } => known.nftables(at, *table, *chain, *rule),
+            Decider::Nftables { table, chain, rule } => {
+                known.nftables(at, time, (*table, *chain), *rule)
+            }
             Decider::Legacy { family, table, rule } => known.legacy(at, *family, table, *rule),
             Decider::Conntrack | Decider::Confirm => None,
         }
@@ -259,10 +247,7 @@ impl Rules {
         chains: &[BaseChain],
     ) -> Option<Vec<Decision>> {
         let known = self.known.get(&netns)?;
-        let possible = known.readings.iter().filter(|reading| {
-            reading.from.saturating_sub(NOTICED) <= time
-                && reading.until.is_none_or(|until| time <= until)
-        });
+        let possible = known.readings.iter().filter(|reading| reading.may_be_of(time));
         let mut all: Vec<Decision> = Vec::new();
         let mut any = false;
         for reading in possible {
@@ -317,76 +302,46 @@ fn read(netns: u32, ebtables: &BTreeSet<String>, tools: &Tools) -> Result<Rulese
 }
 
 impl Known {
-    fn knows(&self, table: u64, rule: u64) -> bool {
-        self.gone.contains_key(&(table, rule)) || self.find(table, rule).is_some()
-    }
-
-    /// A rule of the newest reading that has it.
-    fn find(&self, table: u64, rule: u64) -> Option<(&Table, &Chain, &Rule)> {
-        self.readings.iter().rev().find_map(|reading| {
-            let table = reading.rules.tables.get(&table)?;
-            let (chain, rule) = table.rule(rule)?;
-            Some((table, chain, rule))
+    /// Whether rules have changed that a packet at this time may have met, and were not read since.
+    fn is_behind(&self, time: u64) -> bool {
+        self.readings.back().is_none_or(|last| {
+            self.changed > last.began
+                && last.until.is_some_and(|until| time.saturating_add(NOTICED) > until)
         })
     }
 
-    /// Remembers what these rules do not have any more, up to so many; how many.
-    fn remember(&mut self, rules: &Ruleset, most: usize, forgotten: &mut u64) -> usize {
-        let Some(last) = self.readings.back() else { return 0 };
-        let mut added = 0;
-        for (handle, table) in &last.rules.tables {
-            let now = rules.tables.get(handle);
-            let left: HashSet<u64> = now
-                .iter()
-                .flat_map(|table| &table.chains)
-                .flat_map(|chain| chain.rules.iter().map(|rule| rule.handle))
-                .collect();
-            for chain in &table.chains {
-                for rule in chain.rules.iter().filter(|rule| !left.contains(&rule.handle)) {
-                    if added >= most {
-                        *forgotten += 1;
-                        continue;
-                    }
-                    let base = table.chains.iter().filter_map(|chain| {
-                        Some((chain.handle, chain.name.clone(), chain.base.clone()?))
-                    });
-                    let gone = Gone {
-                        family: table.family,
-                        table: table.name.clone(),
-                        chain: chain.name.clone(),
-                        base: base.collect(),
-                        docker: keeps_docker(table),
-                        text: rule.text.clone(),
-                    };
-                    added += usize::from(self.gone.insert((*handle, rule.handle), gone).is_none());
-                }
+    /// A rule as it may have been at that time. Its text is left out where it may have been another:
+    /// a rule that is replaced leaves its handle to the next.
+    fn find(&self, table: u64, rule: u64, time: u64) -> Option<Found<'_>> {
+        let mut found: Option<Found<'_>> = None;
+        let possible = self.readings.iter().rev().filter(|reading| reading.may_be_of(time));
+        for now in possible.filter_map(|reading| Found::of(reading, table, rule)) {
+            match &mut found {
+                None => found = Some(now),
+                Some(found) if found.rule.text != now.rule.text => found.is_certain = false,
+                Some(_) => {}
             }
         }
-        added
+        // One that came and went between two readings of its time is still itself.
+        let mut all = self.readings.iter().rev();
+        found.or_else(|| all.find_map(|reading| Found::of(reading, table, rule)))
     }
 
     fn nftables(
         &self,
         at: InHook,
-        handle: u64,
-        chain: u64,
+        time: u64,
+        (handle, chain): (u64, u64),
         rule: RuleOrPolicy,
     ) -> Option<Decision> {
-        if let RuleOrPolicy::Rule(number) = rule {
-            if let Some((table, within, rule)) = self.find(handle, number) {
-                let base = base_of(table, at, chain, within);
-                let decision = decision(table, base.map(|chain| chain.name.as_str()), at);
-                return Some(Decision {
-                    within: (within.name != decision.chain.chain).then(|| within.name.clone()),
-                    handle: Some(number),
-                    policy: Some(false),
-                    text: rule.text.as_deref().map(str::to_owned),
-                    ..decision
-                });
-            }
-            if let Some(gone) = self.gone.get(&(handle, number)) {
-                return Some(gone.decision(at, chain, number));
-            }
+        if let RuleOrPolicy::Rule(number) = rule
+            && let Some(Found { table, within, rule, is_certain }) = self.find(handle, number, time)
+        {
+            let base = base_of(table, at, chain, within);
+            let decision = decision(table, base.map(|chain| chain.name.as_str()), at);
+            let decision = by_rule(decision, within, rule);
+            let text = decision.text.filter(|_| is_certain);
+            return Some(Decision { text, ..decision });
         }
         // A table of the newest reading that has it.
         let mut readings = self.readings.iter().rev();
@@ -516,26 +471,26 @@ impl Known {
     }
 }
 
-impl Gone {
-    fn decision(&self, at: InHook, chain: u64, rule: u64) -> Decision {
-        let base = self.base.iter().find(|(handle, ..)| *handle == chain);
-        let chain = BaseChain {
-            backend: "nftables".into(),
-            family: self.family.name().into(),
-            table: self.table.clone(),
-            chain: base.map_or_else(|| self.chain.clone(), |(_, name, _)| name.clone()),
-            hook: at.hook.name().into(),
-            priority: base.map(|(.., base)| base.runs_at()),
-            policy_drops: base.map(|(.., base)| base.policy == Policy::Drop),
-        };
-        Decision {
-            within: (chain.chain != self.chain).then(|| self.chain.clone()),
-            handle: Some(rule),
-            policy: Some(false),
-            text: self.text.as_deref().map(str::to_owned),
-            docker: self.docker,
-            ..bare(chain)
-        }
+impl Reading {
+    /// Whether these may have been the rules at that time.
+    fn may_be_of(&self, time: u64) -> bool {
+        self.from.saturating_sub(NOTICED) <= time && self.until.is_none_or(|until| time <= until)
+    }
+}
+
+/// A rule, and where it stands.
+struct Found<'a> {
+    table: &'a Table,
+    within: &'a Chain,
+    rule: &'a Rule,
+    is_certain: bool,
+}
+
+impl<'a> Found<'a> {
+    fn of(reading: &'a Reading, table: u64, rule: u64) -> Option<Self> {
+        let table = reading.rules.tables.get(&table)?;
+        let (within, rule) = table.rule(rule)?;
+        Some(Self { table, within, rule, is_certain: true })
     }
 }
 

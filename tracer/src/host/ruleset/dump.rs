@@ -155,6 +155,8 @@ fn parse_hook(nested: &[u8]) -> Option<(u32, i32, Vec<String>)> {
             _ => {}
         }
     }
+    // A single device is told both ways.
+    devices.dedup();
     Some((number?, priority?, devices))
 }
 

@@ -118,7 +118,12 @@ impl Statements {
                 "meter" | "limit" | "quota" | "ct count" | "set" | "map" | "add" | "update" => {
                     all.tests.push(Test::Unclear);
                 }
-                "vmap" => all.end = choice(value),
+                "vmap" => {
+                    // Without what is looked up there is nothing to find.
+                    let key = value.get("key").and_then(field_of);
+                    all.tests.extend(key.into_iter().flat_map(|(needs, _)| needs));
+                    all.end = choice(value);
+                }
                 "xt" => match extension(value) {
                     Extension::Nothing => {}
                     Extension::Match => all.tests.push(Test::Unclear),

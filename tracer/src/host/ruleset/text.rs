@@ -21,7 +21,7 @@ pub(super) fn fill(rules: &mut Ruleset, listing: &str) {
     let mut texts: HashMap<(&str, &str, &str), HashMap<u64, String>> = HashMap::new();
     let (mut table, mut chain) = (None, None);
     let mut begun = String::new();
-    for line in listing.lines() {
+    for line in listing.lines().filter(|line| !line.trim().is_empty()) {
         let depth = line.len() - line.trim_start_matches('\t').len();
         let line = line.trim();
         match depth {
