@@ -83,6 +83,18 @@ impl Netns {
             .map(drop)
     }
 
+    /// The handle of the rule whose line in nft's listing has this text; of the last, where several
+    /// have it.
+    pub fn nft_handle(&self, table: &str, chain: &str, text: &str) -> Result<u64> {
+        let mut args = vec!["-a", "list", "chain"];
+        args.extend(table.split(' '));
+        args.push(chain);
+        let listing = self.run("nft", &args)?;
+        let line = listing.lines().rfind(|line| line.contains(text));
+        line.and_then(|line| line.rsplit_once("# handle ")?.1.trim().parse().ok())
+            .with_context(|| format!("no rule with {text} in chain {table} {chain}"))
+    }
+
     /// Whether this kernel has a sysctl.
     pub fn has_sysctl(&self, key: &str) -> Result<bool> {
         let path = PathBuf::from("/proc/sys").join(key.replace('.', "/"));

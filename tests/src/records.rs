@@ -58,6 +58,26 @@ impl Records {
         self.select(|journey| journey.proto() == proto && journey.direction() == direction)
     }
 
+    /// Whether the kernel told which rule decided: the chains of nftables are watched.
+    pub fn knows_rules(&self) -> bool {
+        let told = [&self.start["points"], &self.start["probes"]];
+        told.iter()
+            .filter_map(|list| list.as_array())
+            .flatten()
+            .any(|entry| entry["mechanism"].is_string() && entry.to_string().contains("\"nft_"))
+    }
+
+    /// Asserts that a rule decided about a journey, and that it is this one; by its fields. Where the
+    /// kernel does not tell, it must have been inferred.
+    pub fn assert_rule(&self, journey: &Journey, fields: &Value) {
+        let rule = journey.rule();
+        for (field, wanted) in fields.as_object().expect("fields of a rule") {
+            assert_eq!(&rule[field], wanted, "{field} of {}", journey.record["outcome"]);
+        }
+        let inferred = rule["inferred"].as_bool().unwrap_or_default();
+        assert_eq!(inferred, !self.knows_rules(), "{}", journey.record["outcome"]);
+    }
+
     /// Asserts that no event was lost, by any cause.
     pub fn assert_nothing_lost(&self) {
         let lost = self.summary["events"]["lost"].as_object();
@@ -169,6 +189,16 @@ impl Journey {
     /// The kernel's name of the drop reason; empty where there is none.
     pub fn reason(&self) -> &str {
         self.record["outcome"]["reason"].as_str().unwrap_or_default()
+    }
+
+    /// The rule that decided; null where none is told.
+    pub fn rule(&self) -> &Value {
+        &self.record["outcome"]["rule"]
+    }
+
+    /// Why it did not arrive; empty where nothing is said.
+    pub fn why(&self) -> &str {
+        self.record["outcome"]["why"].as_str().unwrap_or_default()
     }
 
     /// The hop that the outcome is about.

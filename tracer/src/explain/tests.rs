@@ -59,7 +59,7 @@ fn chain(table: &str, policy_drops: Option<bool>) -> BaseChain {
         table: table.to_owned(),
         chain: "forward".to_owned(),
         hook: "forward".to_owned(),
-        priority: 0,
+        priority: Some(0),
         policy_drops,
     }
 }
@@ -103,7 +103,7 @@ fn several_chains_are_named_and_none_is_blamed() {
     let chains = vec![chain("fw", None), chain("docker {x}", None)];
     let said = explained(&Host { chains, ..host("NETFILTER_DROP", "nf_hook_slow") }, in_forward());
     assert_eq!(said.rule, None);
-    assert!(said.why.contains("chain inet fw forward and chain inet docker _x_ forward"));
+    assert!(said.why.contains("chain inet fw forward and chain inet docker {x} forward"));
     assert_eq!(said.evidence["chains"].as_array().unwrap().len(), 2);
     let said = explained(&host("NETFILTER_DROP", "nf_hook_slow"), in_forward());
     assert!(said.why.starts_with("no base chain at forward"));

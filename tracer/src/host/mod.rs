@@ -7,6 +7,7 @@
 //! - [`path`]: which of these interfaces the packets of some addresses cross;
 //! - [`watch`]: told when that changes;
 //! - [`chains`]: what sits in a namespace's netfilter hooks, by priority;
+//! - [`ruleset`]: the rules in these chains, with their handles and texts;
 //! - [`sysctl`]: a setting, as seen inside a namespace;
 //! - [`kernel`], [`symbols`], [`drop_reasons`]: the kernel that runs.
 
@@ -19,6 +20,7 @@ pub(crate) mod netlink;
 pub mod netns;
 pub mod path;
 mod peers;
+pub mod ruleset;
 pub mod snapshot;
 pub mod symbols;
 pub mod sysctl;

@@ -1,6 +1,8 @@
-//! Told when links or addresses change in the watched namespaces, and when namespaces come or go.
+//! Told when links, addresses or rules change in the watched namespaces, and when namespaces come or
+//! go.
 //!
-//! Each watched namespace has an rtnetlink socket in the groups of links and addresses. Such a
+//! Each watched namespace has an rtnetlink socket in the groups of links and addresses, and one of
+//! nfnetlink in that of nf_tables. Such a
 //! socket keeps its namespace alive, so it is closed as soon as nothing else leads there: at once
 //! for a name that is removed, else when its process is missed ([`GLANCE`]). New names are
 //! told by inotify, new namespaces of processes by that look.
@@ -17,7 +19,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use netlink_sys::{
+    Socket, SocketAddr,
+    protocols::{NETLINK_NETFILTER, NETLINK_ROUTE},
+};
 use rustix::{buffer::spare_capacity, event::epoll, fs::inotify};
 use tokio::{
     io::{Interest, unix::AsyncFd},
@@ -55,6 +60,8 @@ const GROUPS: [libc::c_uint; 3] =
 pub enum Change {
     /// Links or addresses of the namespace with this inode.
     Namespace(u32),
+    /// Rules of nftables in the namespace with this inode. Legacy tables change in silence.
+    Rules(u32),
     /// Namespaces came, went, or got another name.
     Namespaces,
 }
@@ -64,6 +71,10 @@ pub struct Watch {
     /// Readable when any of the sockets, or `names`, is.
     ready: AsyncFd<OwnedFd>,
     sockets: BTreeMap<u32, Socket>,
+    /// Of nfnetlink, where there is nf_tables.
+    rules: BTreeMap<u32, Socket>,
+    /// When changes of rules were noticed, the first and the last since it was asked for.
+    noticed: BTreeMap<u32, (Instant, Instant)>,
     followed: Vec<Netns>,
     next_glance: Instant,
     names: OwnedFd,
@@ -80,7 +91,8 @@ pub struct Watch {
 /// How often in a row the sockets are asked for more: changes without end must still be told.
 const MOST_ROUNDS: usize = 16;
 
-/// What an epoll event is about: an inode, or this.
+/// What an epoll event is about: an inode, one with this bit for its rules, or names.
+const RULES: u64 = 1 << 32;
 const NAMES: u64 = u64::MAX;
 
 impl Watch {
@@ -107,6 +119,8 @@ impl Watch {
         let mut watch = Self {
             ready,
             sockets: BTreeMap::new(),
+            rules: BTreeMap::new(),
+            noticed: BTreeMap::new(),
             followed: Vec::new(),
             next_glance: Instant::now() + GLANCE,
             names,
@@ -128,6 +142,7 @@ impl Watch {
         let wanted: BTreeSet<_> = namespaces.iter().map(|n| n.inode).collect();
         // A socket that is closed leaves the epoll set by itself.
         self.sockets.retain(|inode, _| wanted.contains(inode));
+        self.rules.retain(|inode, _| wanted.contains(inode));
         self.followed = namespaces.to_vec();
         let mut failed = Vec::new();
         for netns in namespaces {
@@ -163,7 +178,29 @@ impl Watch {
         epoll::add(self.ready.get_ref(), borrow(&socket), data, epoll::EventFlags::IN)
             .map_err(|e| fail(e.into()))?;
         self.sockets.insert(netns.inode, socket);
+        self.add_rules(netns);
         Ok(())
+    }
+
+    /// Listens to changes of rules, too. A kernel may be without.
+    fn add_rules(&mut self, netns: &Netns) {
+        let listen = || listen_to(NETLINK_NETFILTER, &[libc::NFNLGRP_NFTABLES as libc::c_uint]);
+        let Ok(Ok(socket)) = netns.enter(listen) else { return };
+        let data = epoll::EventData::new_u64(RULES | u64::from(netns.inode));
+        let poll = self.ready.get_ref();
+        if epoll::add(poll, borrow(&socket), data, epoll::EventFlags::IN).is_ok() {
+            self.rules.insert(netns.inode, socket);
+        }
+    }
+
+    /// When the change of rules that was told last was noticed: the first, and the last of it.
+    pub fn noticed(&mut self, netns: u32) -> Option<(Instant, Instant)> {
+        self.noticed.remove(&netns)
+    }
+
+    /// Whether changes of rules in this namespace are told.
+    pub fn tells_rules(&self, netns: u32) -> bool {
+        self.rules.contains_key(&netns)
     }
 
     /// Takes what there is, without waiting.
@@ -186,6 +223,20 @@ impl Watch {
             if drain_names(&self.names, self.above) {
                 self.watch_names();
                 self.next_scan = self.next_scan.min(Instant::now() + GATHER);
+            }
+        } else if about & RULES != 0 {
+            let inode = about as u32;
+            match self.rules.get(&inode).map(drain) {
+                None => {}
+                Some(Ok(())) => {
+                    let now = Instant::now();
+                    self.noticed.entry(inode).or_insert((now, now)).1 = now;
+                    self.changes.insert(Change::Rules(inode));
+                }
+                Some(Err(e)) => {
+                    log::warn!("cannot watch the rules of network namespace {inode}: {e}");
+                    self.rules.remove(&inode);
+                }
             }
         } else if let Ok(inode) = u32::try_from(about) {
             match self.sockets.get(&inode).map(drain) {
@@ -214,7 +265,9 @@ impl Watch {
         let pause = match scan {
             Some(scan) => {
                 if scan.known != self.known {
-                    self.sockets.retain(|inode, _| scan.known.iter().any(|(i, _)| i == inode));
+                    let is_there = |inode: &u32| scan.known.iter().any(|(i, _)| i == inode);
+                    self.sockets.retain(|inode, _| is_there(inode));
+                    self.rules.retain(|inode, _| is_there(inode));
                     self.known = scan.known;
                     self.changes.insert(Change::Namespaces);
                 }
@@ -299,10 +352,15 @@ fn known(all: &[Netns]) -> Known {
 
 /// A socket that hears of links and addresses of the calling thread's namespace.
 fn listen() -> io::Result<Socket> {
-    let mut socket = Socket::new(NETLINK_ROUTE)?;
+    listen_to(NETLINK_ROUTE, &GROUPS)
+}
+
+/// A socket that hears of these groups in the calling thread's namespace.
+fn listen_to(protocol: isize, groups: &[libc::c_uint]) -> io::Result<Socket> {
+    let mut socket = Socket::new(protocol)?;
     socket.bind(&SocketAddr::new(0, 0))?;
-    for group in GROUPS {
-        socket.add_membership(group)?;
+    for group in groups {
+        socket.add_membership(*group)?;
     }
     socket.set_non_blocking(true)?;
     Ok(socket)

@@ -290,16 +290,23 @@ fn outcome(outcome: &Outcome, explained: Option<&Explanation>) -> record::Outcom
 }
 
 fn rule(decision: Decision) -> record::Rule {
-    let Decision { chain, handle, policy, text } = decision;
+    let Decision { chain, within, handle, number, policy, text, inferred, .. } = decision;
+    let (chain_name, base_chain) = match within {
+        Some(within) => (within, Some(chain.chain)),
+        None => (chain.chain, None),
+    };
     record::Rule {
         backend: chain.backend,
         family: chain.family,
         table: chain.table,
-        chain: chain.chain,
+        chain: chain_name,
+        base_chain,
         hook: chain.hook,
         priority: chain.priority,
         handle,
+        number,
         policy,
         text,
+        inferred,
     }
 }

@@ -243,27 +243,37 @@ pub enum OutcomeKind {
     Lost,
 }
 
-/// A base chain (or, where it is known, a rule of it) that decided.
+/// A rule, or the policy of a base chain, that decided; where only that is known, the base chain.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Rule {
-    /// `nftables` or `iptables-legacy`.
+    /// `nftables` (iptables-nft's too), `iptables-legacy` (ip6tables' too) or `ebtables-legacy`.
     pub backend: String,
-    /// `ip`, `ip6` or `inet`.
+    /// `ip`, `ip6`, `inet`, `bridge`, `arp` or `netdev`.
     pub family: String,
     /// Table.
     pub table: String,
-    /// Base chain.
+    /// The chain that the rule stands in, or whose policy it is.
     pub chain: String,
+    /// The base chain that led there, where that is another one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub base_chain: Option<String>,
     /// Hook.
     pub hook: String,
-    /// Priority.
-    pub priority: i32,
-    /// Handle of the rule; `null` where only the chain is known.
+    /// Priority of the base chain; `null` where several lead to the rule.
+    pub priority: Option<i32>,
+    /// Handle of the rule; `null` where only the chain is known, and for a legacy rule.
     pub handle: Option<u64>,
+    /// Number of a legacy rule in its chain, from 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub number: Option<u64>,
     /// The chain's policy decided; `null` where it is not known whether a rule or the policy did.
     pub policy: Option<bool>,
     /// Text of the rule, where it is known.
     pub text: Option<String>,
+    /// It was not seen to decide: going by the rules, nothing else there could have dropped the
+    /// packet.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub inferred: bool,
 }
 
 /// The last line: what was traced.

@@ -60,7 +60,7 @@ impl Evidence for Lab {
             table: "lxd".to_owned(),
             chain: "fwd.lxdbr0".to_owned(),
             hook: "forward".to_owned(),
-            priority: 0,
+            priority: Some(0),
             policy_drops: Some(false),
         };
         Some(Bracket { after: Some(-1), before: Some(1), chains: vec![chain] })

@@ -116,13 +116,21 @@ impl<W: Write> Text<W> {
         if let Some(rule) = &outcome.rule {
             write!(
                 self.out,
-                "    {faint}by{faint:#}  {}, {} priority {}",
+                "    {faint}by{faint:#}  {}, {}",
                 escape(&rule.line()),
-                escape(&rule.hook),
-                rule.priority
+                escape(&rule.hook)
             )?;
+            if let Some(base) = &rule.base_chain {
+                write!(self.out, " from {}", escape(base))?;
+            }
+            if let Some(priority) = rule.priority {
+                write!(self.out, " priority {priority}")?;
+            }
             if let Some(text) = &rule.text {
                 write!(self.out, ": {}", escape(text))?;
+            }
+            if rule.inferred {
+                write!(self.out, " {faint}(inferred){faint:#}")?;
             }
             writeln!(self.out)?;
         }

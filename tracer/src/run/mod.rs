@@ -4,9 +4,10 @@
 mod attach;
 mod dump;
 mod machine;
+mod rules;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, VecDeque},
     io::{self, BufWriter, Write as _},
     sync::Arc,
     time::{Duration, Instant},
@@ -58,6 +59,11 @@ const TICK: Duration = Duration::from_millis(10);
 const TURN: usize = 16_384;
 /// How long packets that are on their way when the trace ends may still take.
 const LINGER: Duration = Duration::from_millis(50);
+/// How long the beginning waits for the rules of the path to be read.
+const RULES_AT_START: Duration = Duration::from_secs(1);
+/// How long a journey waits for the rules that it met to be read, and how many do at most.
+const RULES_WAIT: Duration = Duration::from_secs(2);
+const MOST_WAITING: usize = 65_536;
 /// How often learned replies are cleared out, and after what silence.
 const LEARNED_SWEEP: Duration = Duration::from_secs(10);
 const LEARNED_IDLE: Duration = Duration::from_secs(120);
@@ -142,6 +148,8 @@ struct Trace<'a> {
     machine: Machine,
     assembler: Assembler<HarmlessEnds<Arc<KernelFacts>>>,
     chronicle: Chronicle,
+    /// Journeys that are to be shown next, and since when.
+    waiting: VecDeque<(Instant, Journey)>,
     sink: Box<dyn Sink>,
     tally: Tally,
     clock: Clock,
@@ -176,7 +184,8 @@ impl<'a> Trace<'a> {
         probes.sweep(&Netns::all()?);
         let mut attacher = Attacher::new(&args.select, selection);
         let watched = attacher.attach(&mut probes, &snapshot);
-        follow(&mut watch, &attacher.to_follow(&snapshot));
+        let followed = attacher.to_follow(&snapshot);
+        follow(&mut watch, &followed);
         probes.attach_tracepoints()?;
         let tables = probes.take_tables()?;
         let limits = Limits::default();
@@ -185,6 +194,7 @@ impl<'a> Trace<'a> {
             .context("cannot wait for events")?;
         let mut machine = Machine::new(snapshot, facts.clone(), !args.no_names);
         machine.brackets = probes.brackets.clone();
+        machine.rules.follow(tell_rules(&watch, &followed));
         Ok(Self {
             args,
             tables,
@@ -196,6 +206,7 @@ impl<'a> Trace<'a> {
             assembler: Assembler::new(limits, HarmlessEnds(facts)),
             // Those that settle need a moment more than that to come here.
             chronicle: Chronicle::new(limits.settle_after * 3 / 2, limits.in_flight),
+            waiting: VecDeque::new(),
             sink: sink(args),
             tally: Tally::default(),
             clock: Clock { offset: monotonic_to_wall() },
@@ -214,6 +225,7 @@ impl<'a> Trace<'a> {
         let mut interrupt = signals(SignalKind::interrupt())?;
         let mut terminate = signals(SignalKind::terminate())?;
         self.sink.start(&self.start_record(kernel))?;
+        self.read_rules().await;
         self.probes.arm(true)?;
         let began = Instant::now();
         self.say_ready();
@@ -224,12 +236,14 @@ impl<'a> Trace<'a> {
         let mut next_sweep = began + LEARNED_SWEEP;
         while !self.is_enough() {
             self.look_again();
+            self.machine.rules.read_on(now);
             select! {
                 biased;
                 _ = interrupt.recv() => break,
                 _ = terminate.recv() => break,
                 () = until(end) => break,
-                changes = self.watch.changed() => self.changed.extend(changes),
+                changes = self.watch.changed() => self.note(changes),
+                read = self.machine.rules.read() => self.machine.rules.take(read),
                 look = finished(&mut self.looking) => self.follow_changes(look),
                 ready = self.events.readable_mut() => {
                     if let Ok(mut ready) = ready {
@@ -250,6 +264,20 @@ impl<'a> Trace<'a> {
         self.finish(began).await
     }
 
+    /// Reads the rules of the path for as long as that may take before it begins: counters of legacy
+    /// tables tell something only where they were read before.
+    async fn read_rules(&mut self) {
+        let end = tokio::time::Instant::now() + RULES_AT_START;
+        self.machine.rules.read_on(now);
+        while self.machine.rules.is_reading() {
+            select! {
+                read = self.machine.rules.read() => self.machine.rules.take(read),
+                () = sleep_until(end) => break,
+            }
+            self.machine.rules.read_on(now);
+        }
+    }
+
     /// The end: no packet begins any more, those on their way get a moment, then the summary.
     async fn finish(&mut self, began: Instant) -> Result<(), Stop> {
         self.probes.arm(false)?;
@@ -263,7 +291,16 @@ impl<'a> Trace<'a> {
         self.retire(done);
         let mut rest = Vec::new();
         self.chronicle.finish(&mut rest);
-        self.show(&rest)?;
+        self.wait(rest);
+        self.show_waiting()?;
+        while !self.waiting.is_empty() {
+            self.machine.rules.read_on(now);
+            select! {
+                read = self.machine.rules.read() => self.machine.rules.take(read),
+                () = tokio::time::sleep(TICK) => {}
+            }
+            self.show_waiting()?;
+        }
         log::info!("the table of followed packets holds {} at the end", self.tables.followed());
         let events = self.event_counts()?;
         self.sink.summary(&self.tally.summary(nanoseconds(duration), events))?;
@@ -294,7 +331,7 @@ impl<'a> Trace<'a> {
                 }
             }
         }
-        let now = nanoseconds(monotonic());
+        let now = now();
         let lost = self.probes.lost_events()?;
         if lost > self.ring_full {
             self.ring_full = lost;
@@ -306,8 +343,45 @@ impl<'a> Trace<'a> {
         self.retire(done);
         let mut next = Vec::new();
         self.chronicle.release(now, &mut next);
-        self.show(&next)?;
+        self.wait(next);
+        self.show_waiting()?;
         Ok(taken == TURN)
+    }
+
+    fn wait(&mut self, journeys: Vec<Journey>) {
+        let now = Instant::now();
+        self.waiting.extend(journeys.into_iter().map(|journey| (now, journey)));
+    }
+
+    /// Shows the next journeys, up to one that rules are to be read for.
+    fn show_waiting(&mut self) -> Result<(), Stop> {
+        let mut ready = Vec::new();
+        while let Some((since, journey)) = self.waiting.front() {
+            let is_patient = since.elapsed() < RULES_WAIT && self.waiting.len() < MOST_WAITING;
+            if is_patient && self.machine.wants_rules(journey) {
+                break;
+            }
+            ready.extend(self.waiting.pop_front().map(|(_, journey)| journey));
+        }
+        self.show(&ready)
+    }
+
+    /// Takes notice of changes: rules are read again, the rest is looked at.
+    fn note(&mut self, changes: BTreeSet<Change>) {
+        for change in changes {
+            match change {
+                Change::Rules(netns) => {
+                    let ago =
+                        |noticed: Instant| now().saturating_sub(nanoseconds(noticed.elapsed()));
+                    let (first, last) = self
+                        .watch
+                        .noticed(netns)
+                        .map_or_else(|| (now(), now()), |(first, last)| (ago(first), ago(last)));
+                    self.machine.rules.changed(netns, first, last);
+                }
+                change => drop(self.changed.insert(change)),
+            }
+        }
     }
 
     /// Takes finished journeys, and their packets out of the kernel side's table where it has not
@@ -380,7 +454,9 @@ impl<'a> Trace<'a> {
         }
         self.watched = self.attacher.attach(&mut self.probes, self.machine.snapshot());
         self.machine.brackets = self.probes.brackets.clone();
-        follow(&mut self.watch, &self.attacher.to_follow(self.machine.snapshot()));
+        let followed = self.attacher.to_follow(self.machine.snapshot());
+        follow(&mut self.watch, &followed);
+        self.machine.rules.follow(tell_rules(&self.watch, &followed));
     }
 
     fn event_counts(&self) -> anyhow::Result<Events> {
@@ -415,7 +491,7 @@ impl<'a> Trace<'a> {
             let why = offer.how.as_ref().err()?.clone();
             Some(MissingPoint { point: offer.point.name().into(), why })
         });
-        let now = nanoseconds(monotonic());
+        let now = now();
         Start {
             version: env!("CARGO_PKG_VERSION").into(),
             kernel: kernel.release.clone(),
@@ -460,6 +536,11 @@ fn follow(watch: &mut Watch, namespaces: &[Netns]) {
     }
 }
 
+/// Those of these namespaces whose rules are followed.
+fn tell_rules(watch: &Watch, followed: &[Netns]) -> impl Iterator<Item = u32> {
+    followed.iter().map(|netns| netns.inode).filter(|inode| watch.tells_rules(*inode))
+}
+
 fn signals(kind: SignalKind) -> anyhow::Result<Signal> {
     signal(kind).context("cannot listen to signals")
 }
@@ -483,6 +564,11 @@ async fn until(end: Option<Instant>) {
 fn monotonic() -> Duration {
     let now = clock_gettime(ClockId::Monotonic);
     Duration::try_from(now).unwrap_or_default()
+}
+
+/// The same, in nanoseconds.
+fn now() -> u64 {
+    nanoseconds(monotonic())
 }
 
 fn nanoseconds(duration: Duration) -> u64 {

@@ -1,0 +1,574 @@
+//! What is known of the rules of namespaces, now and when a packet was dropped.
+//!
+//! The rules of a namespace are read in a thread of their own, when it is first asked for them and
+//! when the kernel announces a change, at most once a second. Each reading stands for the time from
+//! the change before it to the change behind it, so that a packet is explained by the rules that it
+//! met. A handle is not enough for that: a rule that is replaced (`nft replace rule`) leaves its
+//! handle to the next.
+
+use std::{
+    collections::{BTreeSet, HashMap, HashSet, VecDeque},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::task::{JoinHandle, spawn_blocking};
+
+use crate::{
+    event::{Decider, HookFamily, InHook, Place, RuleOrPolicy},
+    explain::{BaseChain, Decision},
+    host::{
+        self,
+        chains::{Family, Policy},
+        netns::Netns,
+        ruleset::{
+            Base, Chain, Rule, Ruleset, Table, Tools,
+            ways::{self, Packet, Way},
+        },
+    },
+};
+
+/// How soon the rules of a namespace are read again.
+const PAUSE: u64 = Duration::from_secs(1).as_nanos() as u64;
+/// How much later a change may be noticed than it was made.
+const NOTICED: u64 = Duration::from_millis(50).as_nanos() as u64;
+/// Most readings of a namespace that are kept: so many seconds at least, which is longer than the end
+/// of a packet waits to be explained.
+const MOST_READINGS: usize = 8;
+/// Most namespaces whose rules are kept that are not followed.
+const MOST_BESIDE: usize = 1_024;
+
+/// The rules of namespaces, by inode.
+pub struct Rules {
+    tools: Arc<Tools>,
+    known: HashMap<u32, Known>,
+    /// Which are to be read, by whom nobody waits.
+    wanted: BTreeSet<u32>,
+    /// A reading under way, and of which.
+    reading: Option<(u32, JoinHandle<Read>)>,
+}
+
+/// What came of reading.
+pub struct Read {
+    netns: u32,
+    began: u64,
+    ended: u64,
+    rules: Result<Ruleset, host::Error>,
+}
+
+#[derive(Default)]
+struct Known {
+    /// The oldest first.
+    readings: VecDeque<Reading>,
+    /// When the last reading began, whatever came of it.
+    tried: Option<u64>,
+    /// When the last change was noticed.
+    changed: u64,
+    /// Whether changes are announced.
+    followed: bool,
+    /// Tables of ebtables that are known to be in use.
+    ebtables: BTreeSet<String>,
+}
+
+struct Reading {
+    began: u64,
+    ended: u64,
+    /// When the change before it was noticed.
+    from: u64,
+    /// When the change behind it was.
+    until: Option<u64>,
+    rules: Ruleset,
+}
+
+impl Rules {
+    /// Nothing is known yet.
+    pub fn new(tools: Tools) -> Self {
+        Self {
+            tools: Arc::new(tools),
+            known: HashMap::new(),
+            wanted: BTreeSet::new(),
+            reading: None,
+        }
+    }
+
+    /// The rules of exactly these namespaces are followed from now on: a change of them is told.
+    pub fn follow(&mut self, namespaces: impl Iterator<Item = u32>) {
+        let followed: HashSet<u32> = namespaces.collect();
+        for (inode, known) in &mut self.known {
+            known.followed = followed.contains(inode);
+        }
+        if self.known.len() > followed.len() + MOST_BESIDE {
+            self.known.retain(|_, known| known.followed);
+        }
+        for inode in followed {
+            let known = self.known.entry(inode).or_default();
+            known.followed = true;
+            if known.tried.is_none() {
+                self.wanted.insert(inode);
+            }
+        }
+    }
+
+    /// The rules of a namespace have changed: when that was noticed first, and last.
+    pub fn changed(&mut self, netns: u32, first: u64, last: u64) {
+        let known = self.known.entry(netns).or_default();
+        known.changed = last;
+        if let Some(reading) = known.readings.back_mut() {
+            reading.until.get_or_insert(first);
+        }
+        self.wanted.insert(netns);
+    }
+
+    /// The rules of a namespace should be read.
+    pub fn want(&mut self, netns: u32) {
+        self.wanted.insert(netns);
+    }
+
+    /// A table of ebtables is in use.
+    pub fn use_ebtables(&mut self, netns: u32, table: &str) {
+        self.known.entry(netns).or_default().ebtables.insert(table.to_owned());
+    }
+
+    /// Whether rules are being read.
+    pub fn is_reading(&self) -> bool {
+        self.reading.is_some()
+    }
+
+    /// Begins to read, if something is to be read and nothing is being read.
+    pub fn read_on(&mut self, now: fn() -> u64) {
+        if self.reading.is_some() {
+            return;
+        }
+        let time = now();
+        let may = |netns: &&u32| {
+            let tried = self.known.get(netns).and_then(|known| known.tried);
+            tried.is_none_or(|tried| time.saturating_sub(tried) >= PAUSE)
+        };
+        let Some(netns) = self.wanted.iter().find(may).copied() else { return };
+        self.wanted.remove(&netns);
+        let known = self.known.entry(netns).or_default();
+        known.tried = Some(time);
+        let (tools, ebtables) = (self.tools.clone(), known.ebtables.clone());
+        let task = spawn_blocking(move || {
+            let began = now();
+            let rules = read(netns, &ebtables, &tools);
+            Read { netns, began, ended: now(), rules }
+        });
+        self.reading = Some((netns, task));
+    }
+
+    /// The next reading that comes to its end; never without one under way. Dropping the future
+    /// loses nothing.
+    pub async fn read(&mut self) -> Option<Read> {
+        let Some((_, reading)) = &mut self.reading else { return std::future::pending().await };
+        let read = reading.await;
+        self.reading = None;
+        read.inspect_err(|e| log::warn!("reading rules failed: {e}")).ok()
+    }
+
+    /// Takes what was read.
+    pub fn take(&mut self, read: Option<Read>) {
+        let Some(Read { netns, began, ended, rules }) = read else { return };
+        let known = self.known.entry(netns).or_default();
+        let rules = match rules {
+            Ok(rules) => rules,
+            Err(e) => {
+                log::info!("{e}");
+                return;
+            }
+        };
+        log::debug!(
+            "{} rules of namespace {netns} read in {} ms",
+            rules.len(),
+            (ended - began) / 1_000_000
+        );
+        let from = known.changed.min(began);
+        let until = (known.changed > began).then_some(known.changed);
+        if let Some(last) = known.readings.back_mut()
+            && last.until.is_none()
+            && known.followed
+            && last.rules.tables == rules.tables
+        {
+            // The same; but counters of legacy tables may have moved.
+            if last.rules.legacy == rules.legacy {
+                last.ended = ended;
+                return;
+            }
+            last.until = Some(began);
+        }
+        known.readings.push_back(Reading { began, ended, from, until, rules });
+        if known.readings.len() > MOST_READINGS {
+            known.readings.pop_front();
+        }
+    }
+
+    /// Whether reading the rules of a namespace again could tell more of a packet that died there at
+    /// this time: by a decider, or, without one, in one of these base chains.
+    pub fn could_tell(&self, netns: u32, time: u64, by: Option<&Decider>, legacy: bool) -> bool {
+        let Some(known) = self.known.get(&netns) else { return true };
+        let under_way = self.reading.as_ref().is_some_and(|(inode, _)| *inode == netns);
+        let read_since = !under_way && known.tried.is_some_and(|tried| tried >= time);
+        let Some(last) = known.readings.back() else { return !read_since };
+        match by {
+            Some(Decider::Nftables { table, rule, .. }) => {
+                let is_known = match rule {
+                    RuleOrPolicy::Rule(handle) => known.find(*table, *handle, time).is_some(),
+                    _ => known.readings.iter().any(|r| r.rules.tables.contains_key(table)),
+                };
+                (!is_known || known.is_behind(time)) && !read_since
+            }
+            Some(Decider::Legacy { rule: Some(_), .. }) | None if !legacy => {
+                (known.is_behind(time) || !known.followed) && !read_since
+            }
+            Some(Decider::Conntrack | Decider::Confirm) => false,
+            // Its counters.
+            _ => last.began < time && !read_since,
+        }
+    }
+
+    /// By name, who decided at this time.
+    pub fn decided(&self, netns: u32, time: u64, at: InHook, by: &Decider) -> Option<Decision> {
+        let known = self.known.get(&netns)?;
+        match by {
+            Decider::Nftables { table, chain, rule } => {
+                known.nftables(at, time, (*table, *chain), *rule)
+            }
+            Decider::Legacy { family, table, rule } => known.legacy(at, *family, table, *rule),
+            Decider::Conntrack | Decider::Confirm => None,
+        }
+    }
+
+    /// The ways in which one of these base chains can have dropped a packet at this time.
+    pub fn ways(
+        &self,
+        netns: u32,
+        time: u64,
+        packet: &Packet,
+        chains: &[BaseChain],
+    ) -> Option<Vec<Decision>> {
+        let known = self.known.get(&netns)?;
+        let possible = known.readings.iter().filter(|reading| reading.may_be_of(time));
+        let mut all: Vec<Decision> = Vec::new();
+        let mut any = false;
+        for reading in possible {
+            any = true;
+            for chain in chains {
+                for way in known.ways_in(reading, time, packet, chain)? {
+                    if !all.contains(&way) {
+                        all.push(way);
+                    }
+                }
+            }
+        }
+        any.then_some(all)
+    }
+
+    /// The base chains that frames of a bridge meet, and those of a device, in a namespace; where
+    /// nobody observes the hooks of IP there, these too.
+    pub fn unobserved(&self, place: Place, device: Option<&str>, ip: bool) -> Vec<BaseChain> {
+        let Some(last) = self.known.get(&place.netns).and_then(|known| known.readings.back())
+        else {
+            return Vec::new();
+        };
+        let meets = |table: &Table, base: &Base| match table.family {
+            Family::Bridge | Family::Arp => true,
+            _ if !base.devices.is_empty() => {
+                device.is_some_and(|device| base.devices.iter().any(|d| d == device))
+            }
+            _ => ip,
+        };
+        let tables = last.rules.tables.values();
+        tables
+            .flat_map(|table| {
+                let bases = table.chains.iter().filter_map(move |chain| {
+                    let base = chain.base.as_ref()?;
+                    meets(table, base).then(|| base_chain(table, &chain.name, Some(base)))
+                });
+                bases.collect::<Vec<_>>()
+            })
+            .collect()
+    }
+}
+
+fn read(netns: u32, ebtables: &BTreeSet<String>, tools: &Tools) -> Result<Ruleset, host::Error> {
+    let netns = Netns::by_inode(netns)?;
+    let mut rules = Ruleset::read(&netns, tools)?;
+    for table in ebtables {
+        if let Err(e) = rules.add_ebtables(&netns, table, tools) {
+            log::info!("{e}");
+        }
+    }
+    Ok(rules)
+}
+
+impl Known {
+    /// Whether rules have changed that a packet at this time may have met, and were not read since.
+    fn is_behind(&self, time: u64) -> bool {
+        self.readings.back().is_none_or(|last| {
+            self.changed > last.began
+                && last.until.is_some_and(|until| time.saturating_add(NOTICED) > until)
+        })
+    }
+
+    /// A rule as it may have been at that time. Its text is left out where it may have been another:
+    /// a rule that is replaced leaves its handle to the next.
+    fn find(&self, table: u64, rule: u64, time: u64) -> Option<Found<'_>> {
+        let mut found: Option<Found<'_>> = None;
+        let possible = self.readings.iter().rev().filter(|reading| reading.may_be_of(time));
+        for now in possible.filter_map(|reading| Found::of(reading, table, rule)) {
+            match &mut found {
+                None => found = Some(now),
+                Some(found) if found.rule.text != now.rule.text => found.is_certain = false,
+                Some(_) => {}
+            }
+        }
+        // One that came and went between two readings of its time is still itself.
+        let mut all = self.readings.iter().rev();
+        found.or_else(|| all.find_map(|reading| Found::of(reading, table, rule)))
+    }
+
+    fn nftables(
+        &self,
+        at: InHook,
+        time: u64,
+        (handle, chain): (u64, u64),
+        rule: RuleOrPolicy,
+    ) -> Option<Decision> {
+        if let RuleOrPolicy::Rule(number) = rule
+            && let Some(Found { table, within, rule, is_certain }) = self.find(handle, number, time)
+        {
+            let base = base_of(table, at, chain, within);
+            let decision = decision(table, base.map(|chain| chain.name.as_str()), at);
+            let decision = by_rule(decision, within, rule);
+            let text = decision.text.filter(|_| is_certain);
+            return Some(Decision { text, ..decision });
+        }
+        // A table of the newest reading that has it.
+        let mut readings = self.readings.iter().rev();
+        let table = readings.find_map(|reading| reading.rules.tables.get(&handle))?;
+        let base = table.chain_of(chain).filter(|chain| chain.base.is_some()).or_else(|| {
+            let mut at = table.at(at).map(|(chain, _)| chain);
+            at.next().filter(|_| at.next().is_none())
+        });
+        let decision = decision(table, base.map(|chain| chain.name.as_str()), at);
+        Some(match rule {
+            // Known to have decided, but not what it says.
+            RuleOrPolicy::Rule(number) => {
+                Decision { handle: Some(number), policy: Some(false), ..decision }
+            }
+            RuleOrPolicy::Policy => Decision { policy: Some(true), ..decision },
+            RuleOrPolicy::Unknown => decision,
+        })
+    }
+
+    fn legacy(
+        &self,
+        at: InHook,
+        family: HookFamily,
+        name: &str,
+        number: Option<u64>,
+    ) -> Option<Decision> {
+        let family = match family {
+            HookFamily::Ipv6 => Family::Ip6,
+            HookFamily::Bridge => Family::Bridge,
+            HookFamily::Arp => Family::Arp,
+            _ => Family::Ip,
+        };
+        let hook = at.hook.name();
+        let table = self.readings.iter().rev().find_map(|r| r.rules.legacy(family, name));
+        let base = table.and_then(|table| table.at(at).next());
+        let chain = BaseChain {
+            backend: legacy_backend(family).into(),
+            family: family.name().into(),
+            table: name.into(),
+            chain: base.map_or_else(|| hook.to_uppercase(), |(chain, _)| chain.name.clone()),
+            hook: hook.into(),
+            priority: base.map(|(_, base)| base.runs_at()),
+            policy_drops: base.map(|(_, base)| base.policy == Policy::Drop),
+        };
+        let decision = bare(chain);
+        let rule = number.and_then(|number| table?.rule(number));
+        Some(match rule {
+            Some((within, rule)) => by_rule(decision, within, rule),
+            None => decision,
+        })
+    }
+
+    /// The ways of one base chain, by one reading.
+    fn ways_in(
+        &self,
+        reading: &Reading,
+        time: u64,
+        packet: &Packet,
+        chain: &BaseChain,
+    ) -> Option<Vec<Decision>> {
+        let rules = &reading.rules;
+        let is_legacy = chain.backend != "nftables";
+        let table = if is_legacy {
+            rules
+                .legacy
+                .iter()
+                .find(|t| t.family.name() == chain.family && t.name == chain.table)?
+        } else {
+            match rules.table(&chain.family, &chain.table) {
+                Some(table) => table,
+                // It came after this reading, or went before.
+                None => return Some(Vec::new()),
+            }
+        };
+        let sees = match (table.family, packet.version) {
+            (_, None) | (Family::Bridge | Family::Netdev, _) => true,
+            (Family::Ip, Some(version)) => version == 4,
+            (Family::Ip6, Some(version)) => version == 6,
+            (Family::Inet, Some(version)) => version != 0,
+            (Family::Arp, Some(version)) => version == 0,
+        };
+        if !sees {
+            return Some(Vec::new());
+        }
+        let Some(base) = table.chain(&chain.chain) else { return Some(Vec::new()) };
+        let mut ways = ways::of(table, base, packet)?;
+        if is_legacy && ways.len() > 1 {
+            self.keep_counted(&mut ways, time, table);
+        }
+        let docker = keeps_docker(table);
+        let decisions = ways.into_iter().map(|way| {
+            let policy_drops = base.base.as_ref().map(|base| base.policy == Policy::Drop);
+            let chain = BaseChain { policy_drops, ..chain.clone() };
+            let decision = Decision { inferred: true, docker, ..bare(chain) };
+            match way {
+                Way::Policy(_) => Decision { policy: Some(true), ..decision },
+                Way::Rule(within, rule) => by_rule(decision, within, rule),
+            }
+        });
+        Some(decisions.collect())
+    }
+
+    /// Keeps those ways that counted a packet between the last reading before that time and the first
+    /// one behind it, if any did.
+    fn keep_counted(&self, ways: &mut Vec<Way<'_>>, time: u64, of: &Table) {
+        let table = |reading: &'_ Reading| {
+            reading.rules.legacy.iter().position(|t| t.family == of.family && t.name == of.name)
+        };
+        let before = self.readings.iter().rev().find(|reading| reading.ended <= time);
+        let after = self.readings.iter().find(|reading| reading.began >= time);
+        let (Some(before), Some(after)) = (before, after) else { return };
+        let (Some(first), Some(second)) = (table(before), table(after)) else { return };
+        let (first, second) = (&before.rules.legacy[first], &after.rules.legacy[second]);
+        let of_policy = |table: &Table, name: &str| table.chain(name)?.base.as_ref()?.packets;
+        let of_rule = |table: &Table, rule: &Rule| {
+            let (_, found) = table.rule(rule.handle)?;
+            found.packets.filter(|_| found.text == rule.text)
+        };
+        let moved = |way: &Way<'_>| match way {
+            Way::Policy(chain) => of_policy(first, &chain.name).zip(of_policy(second, &chain.name)),
+            Way::Rule(_, rule) => of_rule(first, rule).zip(of_rule(second, rule)),
+        };
+        let has_moved = |way: &Way<'_>| moved(way).is_none_or(|(first, second)| second > first);
+        if ways.iter().any(has_moved) {
+            ways.retain(has_moved);
+        }
+    }
+}
+
+impl Reading {
+    /// Whether these may have been the rules at that time.
+    fn may_be_of(&self, time: u64) -> bool {
+        self.from.saturating_sub(NOTICED) <= time && self.until.is_none_or(|until| time <= until)
+    }
+}
+
+/// A rule, and where it stands.
+struct Found<'a> {
+    table: &'a Table,
+    within: &'a Chain,
+    rule: &'a Rule,
+    is_certain: bool,
+}
+
+impl<'a> Found<'a> {
+    fn of(reading: &'a Reading, table: u64, rule: u64) -> Option<Self> {
+        let table = reading.rules.tables.get(&table)?;
+        let (within, rule) = table.rule(rule)?;
+        Some(Self { table, within, rule, is_certain: true })
+    }
+}
+
+/// The base chain of this handle, or the only one at the hook that can lead to the rule's chain.
+fn base_of<'a>(table: &'a Table, at: InHook, handle: u64, within: &'a Chain) -> Option<&'a Chain> {
+    if let Some(chain) = table.chain_of(handle).filter(|chain| chain.base.is_some()) {
+        return Some(chain);
+    }
+    if within.base.is_some() {
+        return Some(within);
+    }
+    let mut leading = table.at(at).map(|(chain, _)| chain).filter(|base| {
+        let everything = ways::of(table, base, &Packet::default()).unwrap_or_default();
+        everything.iter().any(|way| matches!(way, Way::Rule(chain, _) if chain.name == within.name))
+    });
+    leading.next().filter(|_| leading.next().is_none())
+}
+
+/// A base chain, as evidence.
+fn base_chain(table: &Table, name: &str, base: Option<&Base>) -> BaseChain {
+    BaseChain {
+        backend: "nftables".into(),
+        family: table.family.name().into(),
+        table: table.name.clone(),
+        chain: name.into(),
+        hook: base.and_then(|base| base.hook).map_or("", |hook| hook.name()).into(),
+        priority: base.map(Base::runs_at),
+        policy_drops: base.map(|base| base.policy == Policy::Drop),
+    }
+}
+
+/// Something in this base chain decided; without a base chain, in a chain that is not known.
+fn decision(table: &Table, base: Option<&str>, at: InHook) -> Decision {
+    let found = base.and_then(|name| table.chain(name)).and_then(|chain| chain.base.as_ref());
+    let chain = BaseChain {
+        hook: at.hook.name().into(),
+        ..base_chain(table, base.unwrap_or_default(), found)
+    };
+    Decision { docker: keeps_docker(table), ..bare(chain) }
+}
+
+fn bare(chain: BaseChain) -> Decision {
+    Decision {
+        chain,
+        within: None,
+        handle: None,
+        number: None,
+        policy: None,
+        text: None,
+        inferred: false,
+        docker: false,
+    }
+}
+
+/// A rule decided.
+fn by_rule(decision: Decision, within: &Chain, rule: &Rule) -> Decision {
+    let is_legacy = decision.chain.backend != "nftables";
+    let number = within.rules.iter().position(|r| r.handle == rule.handle).map(|n| n as u64 + 1);
+    Decision {
+        within: (within.name != decision.chain.chain).then(|| within.name.clone()),
+        handle: (!is_legacy).then_some(rule.handle),
+        number: number.filter(|_| is_legacy),
+        policy: Some(false),
+        text: rule.text.as_deref().map(str::to_owned),
+        ..decision
+    }
+}
+
+/// How the backend of a legacy table is called.
+pub fn legacy_backend(family: Family) -> &'static str {
+    match family {
+        Family::Bridge => "ebtables-legacy",
+        Family::Arp => "arptables-legacy",
+        _ => "iptables-legacy",
+    }
+}
+
+/// Whether Docker keeps its chain for others' rules here.
+fn keeps_docker(table: &Table) -> bool {
+    table.name == "filter" && table.chain("DOCKER-USER").is_some()
+}
