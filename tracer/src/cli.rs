@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
 use crate::{
-    probe::RING_BYTES,
+    probe::{Mechanism, RING_BYTES},
     select::{Address, MacAddress, NetnsRef, PortRange, Protocol},
 };
 
@@ -26,10 +26,14 @@ pub struct Cli {
 }
 
 /// What else pathtrace does.
-#[derive(Clone, Copy, Debug, Subcommand)]
+#[derive(Clone, Debug, Subcommand)]
 pub enum Command {
     /// Show what this kernel offers: each point, the mechanism chosen, or why there is none
-    Probes,
+    Probes {
+        /// Only by these mechanisms
+        #[arg(long, value_name = "NAME", value_delimiter = ',')]
+        mechanism: Vec<Mechanism>,
+    },
     /// Print the JSON Schema of the JSON output
     Schema,
     /// Print a completion script for a shell
@@ -74,6 +78,10 @@ pub struct TraceArgs {
     /// Size of the buffer between kernel and pathtrace: a power of two, e.g. 16M
     #[arg(long, value_name = "BYTES", default_value = "16M", value_parser = ring_size, help_heading = "Limits")]
     pub ring_size: u32,
+
+    /// Watch only by these mechanisms, for tests and diagnosis
+    #[arg(long, value_name = "NAME", value_delimiter = ',', help_heading = "Limits")]
+    pub mechanism: Vec<Mechanism>,
 
     /// Also write every event to this file, as JSON lines: what test fixtures are made of
     #[arg(long, value_name = "FILE", hide = true)]

@@ -6,12 +6,12 @@ use std::{
 };
 
 use clap::{CommandFactory as _, error::ErrorKind};
-use tracer_common::point::Point;
+use tracer_common::point::Layer;
 
 use crate::{
     cli::{Cli, Command},
     output::schema,
-    probe::Offer,
+    probe::{Aside, Function, Mechanism, Offer},
     run, select,
 };
 
@@ -28,9 +28,10 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             log_to_stderr(cli.trace.verbose);
             run::trace(&cli.trace)?;
         }
-        Some(Command::Probes) => {
+        Some(Command::Probes { mechanism }) => {
             log_to_stderr(0);
-            print(&probes(&run::offers()?))?;
+            let (offers, asides) = run::offers(&mechanism)?;
+            print(&probes(offers, asides))?;
         }
         Some(Command::Schema) => print(&format!("{:#}\n", schema()))?,
         Some(Command::Completions { shell }) => {
@@ -68,22 +69,62 @@ fn print(text: &str) -> io::Result<()> {
     }
 }
 
-/// One line a point: by what it is watched, or why it is not.
-fn probes(offers: &[Offer]) -> String {
-    let mut offers: Vec<&Offer> = offers.iter().collect();
+/// One line a point: by what it is watched, or why it is not. Then what is told with other points.
+fn probes(mut offers: Vec<Offer>, asides: Vec<Aside>) -> String {
     offers.sort_by_key(|offer| offer.point);
-    let mut text = String::new();
-    for offer in offers {
-        let how = match &offer.how {
-            Ok(mechanism) => mechanism.name().to_owned(),
-            Err(why) => format!("- {why}"),
-        };
-        let (point, layer) = (offer.point.name(), layer(offer.point));
-        text.push_str(&format!("{point:<15} {layer:<10} {how}\n"));
+    let points = offers.into_iter().map(|o| (o.point.name(), o.point.layer(), o.how, o.functions));
+    let asides = asides.into_iter().map(|a| (a.name, a.layer, a.how, a.functions));
+    let line = |(name, layer, how, functions): (&str, Layer, Result<Mechanism, String>, _)| {
+        let layer = format!("{layer:?}").to_lowercase();
+        format!("{name:<16} {layer:<10} {}\n", watched(&how, functions))
+    };
+    points.chain(asides).map(line).collect()
+}
+
+/// The mechanism and the functions; or why there is none, and what is lost.
+fn watched(how: &Result<Mechanism, String>, functions: Vec<Function>) -> String {
+    let mechanism = match how {
+        Err(why) if functions.is_empty() => return format!("- {why}"),
+        Err(why) => {
+            // Of a point that other programs show too, their reason comes first.
+            let known = functions.iter().any(|f| f.how.as_ref().is_err_and(|its| its == why));
+            let other = if known { String::new() } else { format!("{why}; ") };
+            return format!("- {other}{}", missing(&functions));
+        }
+        Ok(mechanism) => *mechanism,
+    };
+    let (there, gone): (Vec<_>, Vec<_>) = functions.into_iter().partition(|f| f.how.is_ok());
+    let there: Vec<String> = there
+        .iter()
+        .map(|function| match function.how {
+            Ok(other) if other != mechanism => format!("{} by {}", function.name, other.name()),
+            _ => function.name.to_owned(),
+        })
+        .collect();
+    let mut text = mechanism.name().to_owned();
+    if !there.is_empty() {
+        text.push_str(&format!(" {}", there.join(", ")));
+    }
+    if !gone.is_empty() {
+        text.push_str(&format!(" ({})", missing(&gone)));
     }
     text
 }
 
-fn layer(point: Point) -> String {
-    format!("{:?}", point.layer()).to_lowercase()
+/// Which functions are not watched, why, and what is lost: what is the same is said once.
+fn missing(functions: &[Function]) -> String {
+    let mut reasons: Vec<(&Function, Vec<&str>)> = Vec::new();
+    for function in functions {
+        let same =
+            |known: &&Function| known.how == function.how && known.without == function.without;
+        match reasons.iter_mut().find(|(known, _)| same(known)) {
+            Some((_, names)) => names.push(function.name),
+            None => reasons.push((function, vec![function.name])),
+        }
+    }
+    let clause = |(function, names): &(&Function, Vec<&str>)| {
+        let why = function.how.as_ref().err().map_or("", String::as_str);
+        format!("no {}: {}: {}", names.join(", "), why.replace('\n', " "), function.without)
+    };
+    reasons.iter().map(clause).collect::<Vec<_>>().join("; ")
 }

@@ -1,18 +1,24 @@
 //! From a wish to attached programs on *this* kernel: offsets from BTF, loading, attaching to
-//! tracepoints, interfaces and netfilter hooks; and what was lost. What the events mean is known
+//! tracepoints, interfaces, netfilter hooks and kernel functions; and what was lost. What the events mean is known
 //! to others.
 
 pub mod brackets;
+mod btf;
 mod clsact;
+mod functions;
+mod mechanism;
 mod netfilter;
+mod offers;
 mod offsets;
+mod own;
 mod sys;
 mod tables;
+mod watches;
 
 use std::{
     collections::HashMap,
-    os::fd::AsFd as _,
-    sync::{Mutex, MutexGuard, PoisonError},
+    os::fd::{AsFd as _, OwnedFd},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread::{self, ScopedJoinHandle},
 };
 
@@ -28,22 +34,26 @@ use aya::{
 use aya_log::EbpfLogger;
 use brackets::Brackets;
 pub use brackets::{HookOccupants, Occupied};
+pub use btf::Types;
 use clsact::Side;
+use mechanism::LEFT_OUT;
+pub use mechanism::{Mechanism, Mechanisms};
+pub use offers::{Aside, Function, Offer};
+use own::Constants;
+use sys::Kind;
 pub use tables::Tables;
 use tracer_common::{
-    config::{Settings, State},
+    config::{Arguments, Offsets, Settings, State},
     event::Loss,
     filter::Filter,
     point::Point,
 };
+use watches::Watches;
 
 use crate::{event::Place, host::netns::Netns};
 
 /// The kernel side, compiled.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("PATHTRACE_BPF_OBJECT"));
-
-/// Where the kernel keeps its own BTF.
-const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 
 /// Smallest and largest ring buffer, bytes. The kernel wants a power of two of pages.
 pub const RING_BYTES: std::ops::RangeInclusive<u32> = 64 << 10..=1 << 30;
@@ -84,40 +94,8 @@ pub struct Request {
     pub ring_bytes: u32,
     /// Most packets followed at one time.
     pub tracked: u32,
-}
-
-/// How a point is watched.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Mechanism {
-    /// A tracepoint with BTF-typed arguments.
-    TpBtf,
-    /// A tc program by a tcx link (Linux 6.6).
-    Tcx,
-    /// A tc filter of a clsact qdisc.
-    Clsact,
-    /// A BPF netfilter link (Linux 6.4).
-    NetfilterLink,
-}
-
-impl Mechanism {
-    /// As JSON and `pathtrace probes` name it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Mechanism::TpBtf => "tp_btf",
-            Mechanism::Tcx => "tcx",
-            Mechanism::Clsact => "clsact",
-            Mechanism::NetfilterLink => "netfilter_link",
-        }
-    }
-}
-
-/// What this kernel offers for a point.
-#[derive(Clone, Debug)]
-pub struct Offer {
-    /// The point.
-    pub point: Point,
-    /// The mechanism, or why there is none.
-    pub how: Result<Mechanism, String>,
+    /// What may be used to watch.
+    pub mechanisms: Mechanisms,
 }
 
 /// Events and packets given up by the kernel side since the start.
@@ -135,51 +113,14 @@ pub struct Lost {
     pub probe_missed: u64,
 }
 
-/// The running kernel's types, each reading of them for its own use. Together they are the longest
-/// part of a start, and read at once.
-pub struct Types {
-    /// Structures and their fields, enums and their names.
-    pub kernel: btf_rs::Btf,
-    /// What tracepoints are found by.
-    names: aya::Btf,
-    /// Reads them too, on being made.
-    loader: EbpfLoader<'static>,
-}
-
-impl Types {
-    /// Reads them.
-    ///
-    /// # Errors
-    /// When this kernel has no BTF.
-    pub fn read() -> anyhow::Result<Self> {
-        let types = std::fs::read(VMLINUX).with_context(|| {
-            format!(
-                "cannot read {VMLINUX}: pathtrace needs a kernel built with CONFIG_DEBUG_INFO_BTF"
-            )
-        })?;
-        let (kernel, names, loader) = thread::scope(|scope| {
-            let names = scope.spawn(|| aya::Btf::parse(&types, aya::Endianness::default()));
-            let loader = scope.spawn(EbpfLoader::new);
-            let kernel = btf_rs::Btf::from_bytes(&types);
-            (kernel, joined(names), joined(loader))
-        });
-        Ok(Self {
-            kernel: kernel
-                .with_context(|| format!("{VMLINUX} is not BTF that pathtrace can read"))?,
-            names: names.with_context(|| format!("{VMLINUX} is not BTF that aya can read"))?,
-            loader,
-        })
-    }
-}
-
 fn joined<T>(thread: ScopedJoinHandle<'_, T>) -> T {
     thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// A program to be loaded.
 struct Job<'a> {
-    /// Which offer it is for.
-    offer: usize,
+    /// Which offer it is for; none when it keeps for itself what becomes of it.
+    offer: Option<usize>,
     load: Box<dyn FnOnce() -> anyhow::Result<()> + Send + 'a>,
 }
 
@@ -193,7 +134,7 @@ fn run(mut jobs: Vec<Job<'_>>) -> Vec<(usize, anyhow::Error)> {
         for _ in 0..workers {
             scope.spawn(|| {
                 while let Some(Job { offer, load }) = next() {
-                    if let Err(why) = load() {
+                    if let (Err(why), Some(offer)) = (load(), offer) {
                         lock(&refused).push((offer, why));
                     }
                 }
@@ -219,9 +160,13 @@ struct Hooks {
 pub struct Probes {
     ebpf: Ebpf,
     netfilter: netfilter::Programs,
+    watches: Watches,
+    /// By tracepoint, those that are watched without types.
+    raw: HashMap<&'static str, RawTracepoint>,
     /// Which observers stand where.
     pub brackets: Brackets,
-    offers: Vec<Offer>,
+    /// Those of [`TRACEPOINTS`], then of tc, then of netfilter links.
+    offers: Vec<(Point, Result<Mechanism, String>)>,
     tc: Option<Mechanism>,
     interfaces: HashMap<Place, Attached>,
     /// By namespace inode.
@@ -238,9 +183,9 @@ impl Probes {
     /// When tracing is not possible at all: no permission, a kernel that refuses the maps.
     pub fn load(request: &Request, types: Types) -> anyhow::Result<Self> {
         let Types { kernel, names, loader } = types;
-        let offsets = offsets::resolve(&kernel);
         let arguments =
-            |tracepoint| offsets::tracepoint_arguments(&kernel, tracepoint).unwrap_or(0);
+            |tracepoint| offsets::tracepoint_arguments(&kernel.image, tracepoint).unwrap_or(0);
+        let allowed = request.mechanisms;
         let settings = Settings {
             snaplen: request.snaplen,
             capture_everywhere: request.capture_everywhere.into(),
@@ -254,60 +199,101 @@ impl Probes {
         // The kernel side's own log: off, its calls are not even loaded.
         let logs = log::log_enabled!(log::Level::Debug);
         let log_level: u8 = if logs { aya_log::Level::Debug as u8 } else { 0 };
+        let mut constants = Constants {
+            offsets: Offsets::ABSENT,
+            arguments: Arguments::UNKNOWN,
+            settings,
+            filter: request.filter,
+            log_level,
+        };
+        constants.know(&kernel);
         let mut loader: EbpfLoader<'_> = loader;
+        for (name, bytes) in constants.globals() {
+            loader.override_global(name, bytes, true);
+        }
         let mut ebpf = loader
-            .override_global("OFFSETS", &offsets, true)
-            .override_global("SETTINGS", &settings, true)
-            .override_global("FILTER", &request.filter, true)
-            .override_global(aya_log::LEVEL, &log_level, true)
             .map_max_entries("EVENTS", request.ring_bytes)
             .map_max_entries("FOLLOWED", request.tracked)
             .btf(None)
             .load(OBJECT)
             .context("the kernel refused pathtrace's maps")?;
-        let mut netfilter = netfilter::Programs::prepare(OBJECT, &ebpf)?;
+        let own = Arc::new(own::Programs::prepare(OBJECT, &ebpf)?);
+        let mut netfilter = netfilter::Programs::new(own.clone());
+        let mut watches = Watches::plan(own.clone(), &kernel, constants, allowed);
 
         // Each goes through the verifier by itself: as many at a time as there are processors.
         let mut jobs: Vec<Job<'_>> = Vec::new();
         let mut offers = Vec::new();
+        // The tracepoints that this kernel has.
+        let mut present = Vec::new();
         let mut programs: HashMap<String, &mut Program> =
             ebpf.programs_mut().map(|(name, program)| (name.to_owned(), program)).collect();
         for (name, tracepoint, point, arguments) in TRACEPOINTS {
-            let how = match offsets::tracepoint_arguments(&kernel, tracepoint) {
+            let how = match offsets::tracepoint_arguments(&kernel.image, tracepoint) {
                 None => Err(format!("this kernel has no tracepoint {tracepoint}")),
                 Some(n) if n < *arguments => Err(format!(
                     "tracepoint {tracepoint} has {n} arguments, {arguments} are needed"
                 )),
-                Some(_) => match programs.remove(*name) {
-                    None => Err(format!("the kernel side has no program {name}")),
-                    Some(program) => {
-                        let (names, offer) = (&names, offers.len());
-                        let load = move || load_tracepoint(program, name, tracepoint, names);
-                        jobs.push(Job { offer, load: Box::new(load) });
-                        Ok(Mechanism::TpBtf)
+                Some(_) => {
+                    present.push(offers.len());
+                    match programs.remove(*name) {
+                        _ if !allowed.allow(Mechanism::TpBtf) => Err(LEFT_OUT.to_owned()),
+                        None => Err(format!("the kernel side has no program {name}")),
+                        Some(program) => {
+                            let (names, offer) = (&names, offers.len());
+                            let load = move || load_tracepoint(program, name, tracepoint, names);
+                            jobs.push(Job { offer: Some(offer), load: Box::new(load) });
+                            Ok(Mechanism::TpBtf)
+                        }
                     }
-                },
+                }
             };
-            offers.push(Offer { point: *point, how });
+            offers.push((*point, how));
         }
-        let tc = if tcx_supported() { Mechanism::Tcx } else { Mechanism::Clsact };
+        let tc = [Mechanism::Tcx, Mechanism::Clsact]
+            .into_iter()
+            .find(|tc| allowed.allow(*tc) && (*tc != Mechanism::Tcx || tcx_supported()))
+            .ok_or_else(|| LEFT_OUT.to_owned());
         for (name, point) in [("tc_ingress", Point::TcIngress), ("tc_egress", Point::TcEgress)] {
-            if let Some(program) = programs.remove(name) {
+            if let (Some(program), Ok(_)) = (programs.remove(name), &tc) {
                 let load = move || load_tc(program, name);
-                jobs.push(Job { offer: offers.len(), load: Box::new(load) });
+                jobs.push(Job { offer: Some(offers.len()), load: Box::new(load) });
             }
-            offers.push(Offer { point, how: Ok(tc) });
+            offers.push((point, tc.clone()));
         }
         let first_hook = offers.len();
-        offers.extend(HOOKS.map(|point| Offer { point, how: Ok(Mechanism::NetfilterLink) }));
-        jobs.push(Job { offer: first_hook, load: Box::new(|| netfilter.check()) });
+        let with_links = allowed.allow(Mechanism::NetfilterLink);
+        let links = if with_links { Ok(Mechanism::NetfilterLink) } else { Err(LEFT_OUT.into()) };
+        offers.extend(HOOKS.map(|point| (point, links.clone())));
+        for load in watches.loading() {
+            let load = move || {
+                load();
+                Ok(())
+            };
+            jobs.push(Job { offer: None, load: Box::new(load) });
+        }
+        if with_links {
+            jobs.push(Job { offer: Some(first_hook), load: Box::new(|| netfilter.check()) });
+        }
 
         for (offer, why) in run(jobs) {
-            offers[offer].how = Err(one_line(&why));
+            offers[offer].1 = Err(one_line(&why));
         }
-        let hooks = offers[first_hook].how.clone();
-        for offer in &mut offers[first_hook..] {
-            offer.how = hooks.clone();
+        let mut raw = HashMap::new();
+        if allowed.allow(Mechanism::RawTracepoint) {
+            for at in present {
+                let (program, tracepoint, ..) = TRACEPOINTS[at];
+                if offers[at].1.is_err()
+                    && let Some(loaded) = load_raw(&own, program)
+                {
+                    offers[at].1 = Ok(Mechanism::RawTracepoint);
+                    raw.insert(tracepoint, RawTracepoint { program: loaded, link: None });
+                }
+            }
+        }
+        let hooks = offers[first_hook].1.clone();
+        for (_, how) in &mut offers[first_hook..] {
+            *how = hooks.clone();
         }
         let log = if logs {
             let log = EbpfLogger::init(&mut ebpf);
@@ -315,13 +301,15 @@ impl Probes {
         } else {
             None
         };
-        let has_tc = offers[..first_hook].iter().rev().take(2).all(|offer| offer.how.is_ok());
+        let has_tc = offers[..first_hook].iter().rev().take(2).all(|(_, how)| how.is_ok());
         Ok(Self {
             ebpf,
             netfilter,
+            watches,
+            raw,
             brackets: Brackets::default(),
             offers,
-            tc: has_tc.then_some(tc),
+            tc: tc.ok().filter(|_| has_tc),
             interfaces: HashMap::new(),
             hooks: HashMap::new(),
             netfilter_works: hooks.is_ok(),
@@ -332,15 +320,12 @@ impl Probes {
     /// What this kernel offers, point by point. A point that several programs show is there when
     /// any of them is.
     pub fn offers(&self) -> Vec<Offer> {
-        let mut by_point: Vec<Offer> = Vec::new();
-        for offer in &self.offers {
-            match by_point.iter_mut().find(|known| known.point == offer.point) {
-                None => by_point.push(offer.clone()),
-                Some(known) if known.how.is_err() => known.how = offer.how.clone(),
-                Some(_) => {}
-            }
-        }
-        by_point
+        offers::by_point(&self.offers, self.watches.watched())
+    }
+
+    /// What this kernel offers for what is told with other points.
+    pub fn asides(&self) -> Vec<Aside> {
+        offers::asides(self.watches.watched())
     }
 
     /// Attaches the tracepoints: they see every device in every namespace.
@@ -349,14 +334,28 @@ impl Probes {
     /// When the kernel refuses one that it has loaded.
     pub fn attach_tracepoints(&mut self) -> anyhow::Result<()> {
         let offered = self.offers.iter().zip(TRACEPOINTS);
-        for (offer, (program, tracepoint, ..)) in offered {
-            if offer.how.is_ok() {
-                tracepoint_program(&mut self.ebpf, program)?
-                    .attach()
-                    .with_context(|| format!("cannot attach to tracepoint {tracepoint}"))?;
+        for ((_, how), (program, tracepoint, ..)) in offered {
+            let said = || format!("cannot attach to tracepoint {tracepoint}");
+            if let Some(raw) = self.raw.get_mut(tracepoint) {
+                let link = sys::attach_raw_tracepoint(raw.program.as_fd(), tracepoint);
+                raw.link = Some(link.with_context(said)?);
+            } else if how.is_ok() {
+                tracepoint_program(&mut self.ebpf, program)?.attach().with_context(said)?;
             }
         }
         Ok(())
+    }
+
+    /// Attaches to kernel functions. What this kernel refuses is left out, and told by
+    /// [`offers`](Self::offers) and [`asides`](Self::asides).
+    pub fn attach_functions(&mut self) {
+        self.watches.attach();
+    }
+
+    /// Attaches to functions of modules that were loaded since, as when the first rule with `reject`
+    /// is added. Costs nothing worth naming when no module was.
+    pub fn attach_late(&mut self) {
+        self.watches.attach_late();
     }
 
     /// Attaches the tc programs to an interface, once.
@@ -441,8 +440,12 @@ impl Probes {
     pub fn arm(&mut self, armed: bool) -> anyhow::Result<()> {
         let map = self.ebpf.map_mut("STATE").ok_or_else(|| anyhow!("the map STATE is missing"))?;
         let mut state: Array<_, State> = Array::try_from(map)?;
-        let before = state.get(&0, 0).unwrap_or_default();
-        state.set(0, State { armed: armed.into(), ..before }, 0).context("cannot write map STATE")
+        let learned = state.get(&0, 0).unwrap_or_default().learned;
+        let linked = self.netfilter_works.into();
+        let rules = self.watches.sees_every_rule().into();
+        state
+            .set(0, State { armed: armed.into(), learned, linked, rules }, 0)
+            .context("cannot write map STATE")
     }
 
     /// The ring buffer that events come through. To be taken once.
@@ -496,6 +499,8 @@ impl Probes {
         let of_aya = self.ebpf.programs().filter_map(|(_, p)| Some(p.fd().ok()?.as_fd()));
         of_aya
             .chain(self.netfilter.descriptors())
+            .chain(self.watches.descriptors())
+            .chain(self.raw.values().map(|raw| raw.program.as_fd()))
             .filter_map(|fd| sys::recursion_misses(fd).ok())
             .sum()
     }
@@ -528,6 +533,19 @@ fn load_tracepoint(
 ) -> anyhow::Result<()> {
     let program: &mut BtfTracePoint = of_type(program, name)?;
     program.load(tracepoint, names).map_err(|e| rejected(name, &e))
+}
+
+/// A program at a tracepoint, and what holds it there.
+struct RawTracepoint {
+    program: OwnedFd,
+    link: Option<OwnedFd>,
+}
+
+/// The form of a tracepoint's program without types, if this kernel takes it.
+fn load_raw(own: &own::Programs, program: &str) -> Option<OwnedFd> {
+    let name = format!("{program}__raw");
+    let loaded = sys::load(&name, own.get(&name)?, Kind::RawTracepoint);
+    loaded.inspect_err(|why| log::debug!("the kernel refused program {name}: {why}")).ok()
 }
 
 fn load_tc(program: &mut Program, name: &str) -> anyhow::Result<()> {

@@ -1,19 +1,19 @@
-//! BPF netfilter links, which aya does not have: the programs are taken out of the same object that
-//! aya loaded, given the maps that aya made, loaded by `bpf(2)` and linked into hooks.
+//! BPF netfilter links, which aya does not have: [`own`] programs, linked into hooks.
 
 use std::{
     collections::{BTreeMap, HashMap},
     io,
-    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd, RawFd},
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    sync::Arc,
 };
 
 use anyhow::{Context as _, anyhow};
-use aya::{Ebpf, maps::Map, util::KernelVersion};
-use aya_obj::{Object, generated::bpf_insn};
+use aya::util::KernelVersion;
 
 use super::{
     brackets::{self, Brackets, HookOccupants, Interval, Occupied, Placed},
-    sys::{self, NetfilterPlace},
+    own,
+    sys::{self, Kind, NetfilterPlace},
 };
 use crate::{
     event::{Hook, HookFamily},
@@ -25,42 +25,16 @@ const FAMILIES: [(HookFamily, u32); 2] = [(HookFamily::Ipv4, 2), (HookFamily::Ip
 /// How many neighbouring priorities are tried when another program already sits at the wanted one.
 const ATTEMPTS: i32 = 16;
 
-/// The netfilter programs of one object.
+/// The netfilter programs.
 pub struct Programs {
-    instructions: HashMap<String, Vec<bpf_insn>>,
+    own: Arc<own::Programs>,
     loaded: HashMap<String, OwnedFd>,
 }
 
 impl Programs {
-    /// Takes the programs named `nf_*` out of `object`, bound to the maps of `ebpf`, which was
-    /// loaded from the same bytes.
-    ///
-    /// # Errors
-    /// When the object cannot be relocated.
-    pub fn prepare(object: &[u8], ebpf: &Ebpf) -> anyhow::Result<Self> {
-        let mut object = Object::parse(object).context("cannot parse the kernel side")?;
-        let sections = object.functions.keys().map(|(section, _)| *section).collect();
-        let fds: HashMap<&str, RawFd> =
-            ebpf.maps().filter_map(|(name, map)| Some((name, descriptor(map)?))).collect();
-        let maps = std::mem::take(&mut object.maps);
-        object
-            .relocate_maps(
-                maps.iter()
-                    .filter_map(|(name, map)| Some((name.as_str(), *fds.get(name.as_str())?, map))),
-                &sections,
-            )
-            .context("cannot bind the netfilter programs to their maps")?;
-        object.relocate_calls(&sections).context("cannot link the netfilter programs")?;
-        let instructions = object
-            .programs
-            .iter()
-            .filter(|(name, _)| name.starts_with("nf_"))
-            .filter_map(|(name, program)| {
-                let function = object.functions.get(&program.function_key())?;
-                Some((name.clone(), function.instructions.clone()))
-            })
-            .collect();
-        Ok(Self { instructions, loaded: HashMap::new() })
+    /// Nothing is loaded yet.
+    pub fn new(own: Arc<own::Programs>) -> Self {
+        Self { own, loaded: HashMap::new() }
     }
 
     /// Whether this kernel has netfilter links; the reason where it has not.
@@ -84,10 +58,10 @@ impl Programs {
     fn load(&mut self, name: &str) -> anyhow::Result<&OwnedFd> {
         if !self.loaded.contains_key(name) {
             let instructions = self
-                .instructions
+                .own
                 .get(name)
                 .ok_or_else(|| anyhow!("the kernel side has no program {name}"))?;
-            let fd = sys::load_netfilter(name, instructions)
+            let fd = sys::load(name, instructions, Kind::Netfilter)
                 .with_context(|| format!("the kernel refused program {name}"))?;
             self.loaded.insert(name.to_owned(), fd);
         }
@@ -226,17 +200,4 @@ impl Place<'_> {
         }
         Ok(None)
     }
-}
-
-fn descriptor(map: &Map) -> Option<RawFd> {
-    let data = match map {
-        Map::Array(m)
-        | Map::HashMap(m)
-        | Map::LruHashMap(m)
-        | Map::PerCpuArray(m)
-        | Map::PerCpuHashMap(m)
-        | Map::RingBuf(m) => m,
-        _ => return None,
-    };
-    Some(data.fd().as_fd().as_raw_fd())
 }

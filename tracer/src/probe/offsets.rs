@@ -1,18 +1,55 @@
-//! Offsets of kernel fields, from the running kernel's BTF.
+//! Offsets of kernel fields and places of arguments, from the running kernel's BTF.
 
 use btf_rs::{Btf, Type};
-use tracer_common::config::Offsets;
+use tracer_common::config::{Arguments, Offsets};
+
+use super::btf::KernelTypes;
 
 /// The offsets of this kernel; fields that it lacks stay absent.
-pub fn resolve(btf: &Btf) -> Offsets {
+pub fn resolve(types: &KernelTypes) -> Offsets {
     let mut offsets = Offsets::ABSENT;
     for (structure, path, offset) in offsets.fields() {
-        match field(btf, structure, path) {
+        match types.find(|btf| field(btf, structure, path)) {
             Some(bytes) => *offset = bytes,
             None => log::debug!("this kernel has no field {structure}.{path}"),
         }
     }
     offsets
+}
+
+/// The functions that run a legacy table: they take the same arguments, in an order that has changed
+/// for all of them at once.
+const TABLES: [&str; 3] = ["ipt_do_table", "ip6t_do_table", "ebt_do_table"];
+
+/// The arguments of this kernel's functions. Where its BTF lists none of them, as Linux 5.10 has
+/// them: later kernels tell when the module is loaded.
+pub fn resolve_arguments(types: &KernelTypes) -> Arguments {
+    let place = |wanted: &[&str]| {
+        let in_function =
+            |function| wanted.iter().find_map(|wanted| types.argument_index(function, wanted));
+        TABLES.into_iter().find_map(in_function)
+    };
+    Arguments {
+        xt_skb: place(&["sk_buff"]).unwrap_or(0),
+        xt_state: place(&["nf_hook_state"]).unwrap_or(1),
+        // net/ipv4/netfilter/ip_tables.c: `table`, or `priv`, which is the table.
+        xt_table: place(&["xt_table", "ebt_table", "priv"]).unwrap_or(2),
+    }
+}
+
+/// Whether the rules of nftables are a list of `struct nft_rule`, and not a blob of
+/// `struct nft_rule_dp` (Linux 5.17). Where the kernel does not tell, because its nf_tables is not
+/// loaded, the newer form.
+pub fn rules_are_listed(types: &KernelTypes) -> bool {
+    let is_there = |name: &str| {
+        let named = |btf: &Btf| {
+            let found = btf.resolve_types_by_name(name).ok()?;
+            found.iter().any(|t| matches!(t, Type::Struct(_))).then_some(())
+        };
+        types.find(named).is_some()
+    };
+    // Kernels without BTF of modules are older than 5.11.
+    !is_there("nft_rule_dp") && (is_there("nft_rule") || !types.of_modules)
 }
 
 /// Byte offset of `path` (members joined by dots) in `structure`.
@@ -75,9 +112,7 @@ mod tests {
 
     #[test]
     fn this_kernel_has_every_field_of_the_device_points() {
-        let btf = Btf::from_file("/sys/kernel/btf/vmlinux").unwrap();
-
-        let offsets = resolve(&btf);
+        let offsets = resolve(&KernelTypes::read().unwrap());
 
         for offset in [offsets.skb_dev, offsets.skb_head, offsets.dev_net, offsets.net_inum] {
             assert_ne!(offset, ABSENT);

@@ -1,21 +1,42 @@
 //! The few commands of `bpf(2)` that aya does not have: loading a netfilter program and linking it
-//! to a hook (`BPF_LINK_CREATE` with `struct { pf, hooknum, priority, flags }`, Linux 6.4), a
-//! program's missed runs, taking a key out of a map in one step.
+//! to a hook (`BPF_LINK_CREATE` with `struct { pf, hooknum, priority, flags }`, Linux 6.4), programs
+//! for kernel functions and what attaches them, a program's missed runs, taking a key out of a map
+//! in one step.
 
 use std::{
+    collections::HashMap,
     ffi::CString,
     io,
     mem::{size_of, zeroed},
-    os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
 };
 
 use aya::Pod;
-use aya_obj::generated::{bpf_attr, bpf_cmd, bpf_insn, bpf_prog_info};
+use aya_obj::generated::{
+    BPF_F_RDONLY_PROG, PERF_EVENT_IOC_ENABLE, PERF_EVENT_IOC_SET_BPF, bpf_attr, bpf_btf_info,
+    bpf_cmd, bpf_insn, bpf_map_type, bpf_prog_info, perf_event_attr,
+};
 
 /// `BPF_PROG_TYPE_NETFILTER` (Linux 6.4).
 const PROG_TYPE_NETFILTER: u32 = 32;
 /// `BPF_NETFILTER` of `enum bpf_attach_type` (Linux 6.4).
 const ATTACH_TYPE_NETFILTER: u32 = 45;
+/// `BPF_PROG_TYPE_KPROBE`.
+const PROG_TYPE_KPROBE: u32 = 2;
+/// `BPF_TRACE_KPROBE_MULTI` (Linux 5.18).
+const ATTACH_TYPE_KPROBE_MULTI: u32 = 42;
+/// `BPF_PROG_TYPE_RAW_TRACEPOINT`.
+const PROG_TYPE_RAW_TRACEPOINT: u32 = 17;
+/// `BPF_PROG_TYPE_TRACING`.
+const PROG_TYPE_TRACING: u32 = 26;
+/// `BPF_TRACE_FENTRY`.
+const ATTACH_TYPE_FENTRY: u32 = 24;
+/// `BPF_TRACE_FEXIT`.
+const ATTACH_TYPE_FEXIT: u32 = 25;
+/// Where the kernel describes the event source of kprobes.
+const KPROBE_SOURCE: &str = "/sys/bus/event_source/devices/kprobe";
+/// `PERF_FLAG_FD_CLOEXEC`.
+const PERF_FLAG_FD_CLOEXEC: libc::c_ulong = 8;
 /// Bytes of the verifier's log that are kept.
 const LOG_BYTES: usize = 1 << 20;
 
@@ -35,17 +56,59 @@ fn log_tail(log: &str) -> String {
     lines.into_iter().rev().map(|line| format!("\n    {line}")).collect()
 }
 
-/// Loads a netfilter program.
+/// A kernel function, by its BTF.
+#[derive(Clone, Copy, Debug)]
+pub struct Target<'a> {
+    /// Number of its `BTF_KIND_FUNC`.
+    pub id: u32,
+    /// The BTF object of the module that it is in; none for the kernel image.
+    pub object: Option<BorrowedFd<'a>>,
+}
+
+/// What the kernel is to take a program for.
+#[derive(Clone, Copy, Debug)]
+pub enum Kind<'a> {
+    /// A netfilter program.
+    Netfilter,
+    /// Runs when a kernel function is entered.
+    Fentry(Target<'a>),
+    /// Runs when a kernel function returns.
+    Fexit(Target<'a>),
+    /// For perf events of kprobes and kretprobes.
+    Kprobe,
+    /// For fprobes, many at once.
+    KprobeMulti,
+    /// For a tracepoint, without types of its arguments.
+    RawTracepoint,
+}
+
+impl Kind<'_> {
+    /// `prog_type` and `expected_attach_type`.
+    fn numbers(self) -> (u32, u32) {
+        match self {
+            Kind::Netfilter => (PROG_TYPE_NETFILTER, ATTACH_TYPE_NETFILTER),
+            Kind::Fentry(_) => (PROG_TYPE_TRACING, ATTACH_TYPE_FENTRY),
+            Kind::Fexit(_) => (PROG_TYPE_TRACING, ATTACH_TYPE_FEXIT),
+            Kind::Kprobe => (PROG_TYPE_KPROBE, 0),
+            Kind::KprobeMulti => (PROG_TYPE_KPROBE, ATTACH_TYPE_KPROBE_MULTI),
+            Kind::RawTracepoint => (PROG_TYPE_RAW_TRACEPOINT, 0),
+        }
+    }
+}
+
+/// Loads a program.
 ///
 /// # Errors
 /// With the verifier's log when it rejects the program.
-pub fn load_netfilter(name: &str, instructions: &[bpf_insn]) -> Result<OwnedFd, LoadError> {
+pub fn load(name: &str, instructions: &[bpf_insn], kind: Kind<'_>) -> Result<OwnedFd, LoadError> {
     // Without a log first: writing one costs far more than verifying.
-    match prog_load(name, instructions, &mut []) {
+    match prog_load(name, instructions, kind, &mut []) {
         Ok(fd) => Ok(fd),
+        // Not the verifier's refusal: the mechanism's.
+        Err(error) if is_eperm(&error) => Err(LoadError { error, log: String::new() }),
         Err(_) => {
             let mut log = vec![0; LOG_BYTES];
-            prog_load(name, instructions, &mut log).map_err(|error| {
+            prog_load(name, instructions, kind, &mut log).map_err(|error| {
                 let end = log.iter().position(|b| *b == 0).unwrap_or(log.len());
                 let log = String::from_utf8_lossy(&log[..end]).into_owned();
                 LoadError { error, log }
@@ -54,15 +117,45 @@ pub fn load_netfilter(name: &str, instructions: &[bpf_insn]) -> Result<OwnedFd, 
     }
 }
 
-fn prog_load(name: &str, instructions: &[bpf_insn], log: &mut [u8]) -> io::Result<OwnedFd> {
+fn is_eperm(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EPERM)
+}
+
+/// Loads a program that does nothing, to find out whether the kernel takes this kind.
+///
+/// # Errors
+/// What the kernel says.
+pub fn try_load(kind: Kind<'_>) -> io::Result<OwnedFd> {
+    // r0 = 0; exit
+    let mut instructions = [bpf_insn {
+        code: 0xb7,
+        _bitfield_align_1: [],
+        _bitfield_1: bpf_insn::new_bitfield_1(0, 0),
+        off: 0,
+        imm: 0,
+    }; 2];
+    instructions[1].code = 0x95;
+    prog_load("pathtrace_try", &instructions, kind, &mut [])
+}
+
+fn prog_load(
+    name: &str,
+    instructions: &[bpf_insn],
+    kind: Kind<'_>,
+    log: &mut [u8],
+) -> io::Result<OwnedFd> {
     // Helpers that are for GPL-compatible programs only are used: the object is dual licensed.
     let license = c"Dual MIT/GPL";
     // SAFETY: bpf_attr is a C union of integers, for which all zeros is a value.
     let mut attr: bpf_attr = unsafe { zeroed() };
     // SAFETY: zeros are valid for every member of the union.
     let load = unsafe { &mut attr.__bindgen_anon_3 };
-    load.prog_type = PROG_TYPE_NETFILTER;
-    load.expected_attach_type = ATTACH_TYPE_NETFILTER;
+    (load.prog_type, load.expected_attach_type) = kind.numbers();
+    if let Kind::Fentry(target) | Kind::Fexit(target) = kind {
+        load.attach_btf_id = target.id;
+        load.__bindgen_anon_1.attach_btf_obj_fd =
+            target.object.map_or(0, |object| object.as_raw_fd() as u32);
+    }
     load.insns = instructions.as_ptr() as u64;
     load.insn_cnt = u32::try_from(instructions.len()).map_err(io::Error::other)?;
     load.license = license.as_ptr() as u64;
@@ -77,9 +170,7 @@ fn prog_load(name: &str, instructions: &[bpf_insn], log: &mut [u8]) -> io::Resul
         load.log_size = u32::try_from(log.len()).map_err(io::Error::other)?;
     }
     // SAFETY: `attr` points at instructions, licence and log, which outlive the call.
-    let fd = unsafe { bpf(bpf_cmd::BPF_PROG_LOAD, &mut attr) }?;
-    // SAFETY: this command answers with a new descriptor, which nobody else has.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    unsafe { bpf_fd(bpf_cmd::BPF_PROG_LOAD, &mut attr) }
 }
 
 /// One observer's place at a netfilter hook.
@@ -110,9 +201,227 @@ pub fn link_netfilter(program: BorrowedFd<'_>, place: NetfilterPlace) -> io::Res
     link.__bindgen_anon_3.netfilter.hooknum = place.hook;
     link.__bindgen_anon_3.netfilter.priority = place.priority;
     // SAFETY: `attr` holds no pointers.
-    let fd = unsafe { bpf(bpf_cmd::BPF_LINK_CREATE, &mut attr) }?;
-    // SAFETY: this command answers with a new descriptor, which nobody else has.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    unsafe { bpf_fd(bpf_cmd::BPF_LINK_CREATE, &mut attr) }
+}
+
+/// Attaches a program that was loaded for entering or leaving a kernel function. The link goes with
+/// the descriptor.
+///
+/// # Errors
+/// What the kernel says: `ENOTSUPP` (524) where it has no trampolines for this function.
+pub fn attach_tracing(program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    // SAFETY: as in `prog_load`.
+    let mut attr: bpf_attr = unsafe { zeroed() };
+    // No name: the function that it was loaded for.
+    attr.raw_tracepoint.prog_fd = program.as_raw_fd() as u32;
+    // SAFETY: `attr` holds no pointers.
+    unsafe { bpf_fd(bpf_cmd::BPF_RAW_TRACEPOINT_OPEN, &mut attr) }
+}
+
+/// Attaches a program to a tracepoint. The link goes with the descriptor.
+///
+/// # Errors
+/// `ENOENT` when there is no such tracepoint.
+pub fn attach_raw_tracepoint(program: BorrowedFd<'_>, tracepoint: &str) -> io::Result<OwnedFd> {
+    let tracepoint = CString::new(tracepoint).map_err(io::Error::other)?;
+    // SAFETY: as in `prog_load`.
+    let mut attr: bpf_attr = unsafe { zeroed() };
+    attr.raw_tracepoint.name = tracepoint.as_ptr() as u64;
+    attr.raw_tracepoint.prog_fd = program.as_raw_fd() as u32;
+    // SAFETY: `attr` points at a string that outlives the call.
+    unsafe { bpf_fd(bpf_cmd::BPF_RAW_TRACEPOINT_OPEN, &mut attr) }
+}
+
+/// Attaches a program to the entries of kernel functions by fprobe. The link goes with the
+/// descriptor.
+///
+/// # Errors
+/// `ESRCH` when there is no such function to trace, `EOPNOTSUPP` on kernels that are built without
+/// fprobe, and where they have it, `EINVAL` for no function at all
+/// (`bpf_kprobe_multi_link_attach`).
+pub fn attach_kprobe_multi(program: BorrowedFd<'_>, functions: &[&str]) -> io::Result<OwnedFd> {
+    let functions: Vec<_> = functions
+        .iter()
+        .map(|function| CString::new(*function))
+        .collect::<Result<_, _>>()
+        .map_err(io::Error::other)?;
+    let pointers: Vec<_> = functions.iter().map(|function| function.as_ptr()).collect();
+    // SAFETY: as in `prog_load`.
+    let mut attr: bpf_attr = unsafe { zeroed() };
+    // SAFETY: zeros are valid for every member of the union.
+    let link = unsafe { &mut attr.link_create };
+    link.__bindgen_anon_1.prog_fd = program.as_raw_fd() as u32;
+    link.attach_type = ATTACH_TYPE_KPROBE_MULTI;
+    link.__bindgen_anon_3.kprobe_multi.cnt =
+        u32::try_from(pointers.len()).map_err(io::Error::other)?;
+    link.__bindgen_anon_3.kprobe_multi.syms = pointers.as_ptr() as u64;
+    // SAFETY: `attr` points at pointers to strings; both outlive the call.
+    unsafe { bpf_fd(bpf_cmd::BPF_LINK_CREATE, &mut attr) }
+}
+
+/// The event source of kprobes (`perf_event_open(2)`): unlike tracefs, what it makes goes with the
+/// process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KprobeSource {
+    number: u32,
+    /// What of `config` makes it a kretprobe.
+    returning: u64,
+}
+
+impl KprobeSource {
+    /// That of this kernel.
+    ///
+    /// # Errors
+    /// When it has none: it is built without kprobes.
+    pub fn find() -> io::Result<Self> {
+        let read = |file| std::fs::read_to_string(format!("{KPROBE_SOURCE}/{file}"));
+        let bit = |text: String| text.trim().strip_prefix("config:")?.parse::<u32>().ok();
+        Ok(Self {
+            number: read("type")?.trim().parse().map_err(io::Error::other)?,
+            returning: 1 << bit(read("format/retprobe")?).filter(|bit| *bit < 64).unwrap_or(0),
+        })
+    }
+
+    /// Attaches a program to the entry of a kernel function, or to its return. It goes with the
+    /// descriptor.
+    ///
+    /// # Errors
+    /// `ENOENT` when there is no such function, `EINVAL` when it must not be probed,
+    /// `EADDRNOTAVAIL` when there are several of that name.
+    pub fn attach(
+        self,
+        program: BorrowedFd<'_>,
+        function: &str,
+        returning: bool,
+    ) -> io::Result<OwnedFd> {
+        let function = CString::new(function).map_err(io::Error::other)?;
+        // SAFETY: a C struct of integers, for which all zeros is a value.
+        let mut attr: perf_event_attr = unsafe { zeroed() };
+        attr.type_ = self.number;
+        attr.size = size_of::<perf_event_attr>() as u32;
+        attr.config = if returning { self.returning } else { 0 };
+        attr.__bindgen_anon_3.kprobe_func = function.as_ptr() as u64;
+        // One event for all processes; that it names a CPU is a formality.
+        let (pid, cpu, group) = (-1, 0, -1);
+        // SAFETY: `attr` points at a string that outlives the call.
+        let fd = unsafe {
+            let flags = PERF_FLAG_FD_CLOEXEC;
+            libc::syscall(libc::SYS_perf_event_open, &raw const attr, pid, cpu, group, flags)
+        };
+        let fd = i32::try_from(fd).map_err(io::Error::other)?;
+        if fd < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        // SAFETY: this call answers with a new descriptor, which nobody else has.
+        let event = unsafe { OwnedFd::from_raw_fd(fd) };
+        for (request, argument) in
+            [(PERF_EVENT_IOC_SET_BPF, program.as_raw_fd()), (PERF_EVENT_IOC_ENABLE, 0)]
+        {
+            // SAFETY: both requests take a number.
+            if unsafe { libc::ioctl(event.as_raw_fd(), request.into(), argument) } < 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        Ok(event)
+    }
+}
+
+/// The BTF objects of modules by name (Linux 5.11): those that `wanted` says.
+///
+/// # Errors
+/// What the kernel says.
+pub fn module_types(wanted: impl Fn(&str) -> bool) -> io::Result<HashMap<String, OwnedFd>> {
+    let mut objects = HashMap::new();
+    let mut id = 0;
+    loop {
+        // SAFETY: as in `prog_load`.
+        let mut attr: bpf_attr = unsafe { zeroed() };
+        attr.__bindgen_anon_6.__bindgen_anon_1.start_id = id;
+        // SAFETY: `attr` holds no pointers.
+        match unsafe { bpf(bpf_cmd::BPF_BTF_GET_NEXT_ID, &mut attr) } {
+            Ok(_) => {}
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(objects),
+            Err(e) => return Err(e),
+        }
+        // SAFETY: the command has written this member.
+        id = unsafe { attr.__bindgen_anon_6.next_id };
+        // SAFETY: as in `prog_load`.
+        let mut attr: bpf_attr = unsafe { zeroed() };
+        attr.__bindgen_anon_6.__bindgen_anon_1.btf_id = id;
+        // SAFETY: `attr` holds no pointers.
+        let fd = match unsafe { bpf_fd(bpf_cmd::BPF_BTF_GET_FD_BY_ID, &mut attr) } {
+            Ok(fd) => fd,
+            // Gone in between.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+            Err(e) => return Err(e),
+        };
+        if let Some(name) = module_of(fd.as_fd())?.filter(|name| wanted(name)) {
+            objects.insert(name, fd);
+        }
+    }
+}
+
+/// The module that a BTF object describes; none for the kernel image and for programs.
+fn module_of(object: BorrowedFd<'_>) -> io::Result<Option<String>> {
+    // `MODULE_NAME_LEN` is 56.
+    let mut name = [0_u8; 64];
+    // SAFETY: as in `recursion_misses`.
+    let mut info: bpf_btf_info = unsafe { zeroed() };
+    info.name = name.as_mut_ptr() as u64;
+    info.name_len = name.len() as u32;
+    // SAFETY: as in `prog_load`.
+    let mut attr: bpf_attr = unsafe { zeroed() };
+    attr.info.bpf_fd = object.as_raw_fd() as u32;
+    attr.info.info_len = size_of::<bpf_btf_info>() as u32;
+    attr.info.info = &raw mut info as u64;
+    // SAFETY: `attr` points at `info`, as long as it says, and that at `name`.
+    unsafe { bpf(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attr) }?;
+    let end = name.iter().position(|byte| *byte == 0).unwrap_or(name.len());
+    let name = String::from_utf8_lossy(&name[..end]).into_owned();
+    Ok((info.kernel_btf != 0 && name != "vmlinux").then_some(name))
+}
+
+/// The bytes of a value.
+pub fn bytes_of<T: Pod>(value: &T) -> &[u8] {
+    // SAFETY: `Pod` promises that every byte of `value` is initialised.
+    unsafe { std::slice::from_raw_parts(std::ptr::from_ref(value).cast(), size_of::<T>()) }
+}
+
+/// A map of one value that nobody can change any more: programs that are bound to it have its
+/// contents for constants.
+///
+/// # Errors
+/// What the kernel says.
+pub fn constant_map(contents: &[u8]) -> io::Result<OwnedFd> {
+    // SAFETY: as in `prog_load`.
+    let mut attr: bpf_attr = unsafe { zeroed() };
+    // SAFETY: zeros are valid for every member of the union.
+    let create = unsafe { &mut attr.__bindgen_anon_1 };
+    create.map_type = bpf_map_type::BPF_MAP_TYPE_ARRAY as u32;
+    create.key_size = size_of::<u32>() as u32;
+    create.value_size = u32::try_from(contents.len()).map_err(io::Error::other)?;
+    create.max_entries = 1;
+    create.map_flags = BPF_F_RDONLY_PROG;
+    // SAFETY: `attr` holds no pointers.
+    let map = unsafe { bpf_fd(bpf_cmd::BPF_MAP_CREATE, &mut attr) }?;
+
+    let key = 0_u32;
+    // SAFETY: as in `prog_load`.
+    let mut attr: bpf_attr = unsafe { zeroed() };
+    // SAFETY: zeros are valid for every member of the union.
+    let element = unsafe { &mut attr.__bindgen_anon_2 };
+    element.map_fd = map.as_raw_fd() as u32;
+    element.key = &raw const key as u64;
+    element.__bindgen_anon_1.value = contents.as_ptr() as u64;
+    // SAFETY: `attr` points at a key and a value of the sizes that the map was made with.
+    unsafe { bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr) }?;
+
+    // SAFETY: as in `prog_load`.
+    let mut attr: bpf_attr = unsafe { zeroed() };
+    attr.__bindgen_anon_2.map_fd = map.as_raw_fd() as u32;
+    // SAFETY: `attr` holds no pointers.
+    unsafe { bpf(bpf_cmd::BPF_MAP_FREEZE, &mut attr) }?;
+    Ok(map)
 }
 
 /// How many runs of a program the kernel skipped because it was already running on that CPU.
@@ -150,6 +459,17 @@ pub fn take<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K) -> io::Result<V> {
     // SAFETY: `attr` points at a key and a value of the sizes that the map was made with.
     unsafe { bpf(bpf_cmd::BPF_MAP_LOOKUP_AND_DELETE_ELEM, &mut attr) }?;
     Ok(value)
+}
+
+/// Calls `bpf(2)` with a command that answers with a descriptor.
+///
+/// # Safety
+/// As [`bpf`].
+unsafe fn bpf_fd(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<OwnedFd> {
+    // SAFETY: by this function's contract.
+    let fd = unsafe { bpf(command, attr) }?;
+    // SAFETY: such a command answers with a new descriptor, which nobody else has.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// Calls `bpf(2)`; what it answers, where that is no error.

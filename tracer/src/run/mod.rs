@@ -44,7 +44,7 @@ use crate::{
         record::{Events, LostEvents, MissingPoint, OutcomeKind, Start, WatchedPoint},
         use_colour,
     },
-    probe::{Offer, Probes, Request, Tables, Types},
+    probe::{Aside, Mechanism, Mechanisms, Offer, Probes, Request, Tables, Types},
     select::{self, Selection},
 };
 use attach::{Attacher, Watched};
@@ -94,11 +94,13 @@ pub fn trace(args: &TraceArgs) -> anyhow::Result<()> {
     result
 }
 
-/// What this kernel offers, point by point.
+/// What this kernel offers with these mechanisms, or with any when none is named: point by point,
+/// and for what is told with other points. Kernel functions are attached to for a moment: only that
+/// tells whether it works.
 ///
 /// # Errors
 /// When tracing is impossible.
-pub fn offers() -> anyhow::Result<Vec<Offer>> {
+pub fn offers(mechanisms: &[Mechanism]) -> anyhow::Result<(Vec<Offer>, Vec<Aside>)> {
     able_kernel()?;
     let request = Request {
         filter: Filter::ANY,
@@ -106,8 +108,11 @@ pub fn offers() -> anyhow::Result<Vec<Offer>> {
         capture_everywhere: false,
         ring_bytes: *crate::probe::RING_BYTES.start(),
         tracked: 1,
+        mechanisms: Mechanisms::only(mechanisms),
     };
-    Ok(Probes::load(&request, Types::read()?)?.offers())
+    let mut probes = Probes::load(&request, Types::read()?)?;
+    probes.attach_functions();
+    Ok((probes.offers(), probes.asides()))
 }
 
 fn able_kernel() -> anyhow::Result<Kernel> {
@@ -174,9 +179,10 @@ impl<'a> Trace<'a> {
             capture_everywhere: args.snaplen.is_some(),
             ring_bytes: args.ring_size,
             tracked: TRACKED,
+            mechanisms: Mechanisms::only(&args.mechanism),
         };
         let types = Types::read()?;
-        let reasons = DropReasons::of(&types.kernel);
+        let reasons = DropReasons::of(&types.kernel.image);
         let facts = Arc::new(KernelFacts { reasons, symbols: Symbols::new() });
         let mut probes = Probes::load(&request, types)?;
         let mut watch = Watch::new()?;
@@ -187,6 +193,7 @@ impl<'a> Trace<'a> {
         let followed = attacher.to_follow(&snapshot);
         follow(&mut watch, &followed);
         probes.attach_tracepoints()?;
+        probes.attach_functions();
         let tables = probes.take_tables()?;
         let limits = Limits::default();
         // SAFETY: the ring buffer owns its descriptor, and keeps it until it is dropped.
@@ -453,6 +460,7 @@ impl<'a> Trace<'a> {
             Err(error) => log::warn!("looking at the machine failed: {error}"),
         }
         self.watched = self.attacher.attach(&mut self.probes, self.machine.snapshot());
+        self.probes.attach_late();
         self.machine.brackets = self.probes.brackets.clone();
         let followed = self.attacher.to_follow(self.machine.snapshot());
         follow(&mut self.watch, &followed);

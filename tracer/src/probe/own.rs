@@ -1,0 +1,159 @@
+//! Programs that aya cannot load: netfilter programs, those of kernel functions, which are loaded
+//! once for each target, and those of tracepoints without types. They are taken out of the same
+//! object that aya loaded, bound to the maps that aya made, and go to the kernel by
+//! [`sys`](super::sys).
+//!
+//! In the object they stand in a section that aya parses and never loads (`classifier`); their names
+//! tell what they are: `nf_*` for hooks, and a point's or function's name with one of [`FORMS`].
+
+use std::{
+    collections::HashMap,
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
+    sync::Arc,
+};
+
+use anyhow::Context as _;
+use aya::{Ebpf, maps::Map};
+use aya_obj::{Object, generated::bpf_insn};
+use tracer_common::{
+    config::{Arguments, Offsets, Settings},
+    filter::Filter,
+};
+
+use super::{btf::KernelTypes, offsets, sys};
+
+/// What the names of programs end in that have several forms.
+const FORMS: [&str; 5] = ["__fentry", "__fexit", "__kprobe", "__kretprobe", "__raw"];
+
+/// The section of constants.
+const CONSTANTS: &str = ".rodata";
+
+/// What the user side tells the kernel side before it is loaded.
+#[derive(Clone, Copy, Debug)]
+pub struct Constants {
+    /// Where fields are.
+    pub offsets: Offsets,
+    /// Which arguments are what.
+    pub arguments: Arguments,
+    /// Settings of the trace.
+    pub settings: Settings,
+    /// Which packets to follow.
+    pub filter: Filter,
+    /// How much the kernel side logs.
+    pub log_level: u8,
+}
+
+impl Constants {
+    /// Takes over what these types tell; whether that is new.
+    pub fn know(&mut self, types: &KernelTypes) -> bool {
+        let before = (self.offsets, self.arguments, self.settings);
+        self.offsets = offsets::resolve(types);
+        self.arguments = offsets::resolve_arguments(types);
+        self.settings.rules_are_listed = offsets::rules_are_listed(types).into();
+        before != (self.offsets, self.arguments, self.settings)
+    }
+
+    /// Their names in the object, and what to write there.
+    pub fn globals(&self) -> [(&'static str, &[u8]); 5] {
+        [
+            ("OFFSETS", sys::bytes_of(&self.offsets)),
+            ("ARGUMENTS", sys::bytes_of(&self.arguments)),
+            ("SETTINGS", sys::bytes_of(&self.settings)),
+            ("FILTER", sys::bytes_of(&self.filter)),
+            (aya_log::LEVEL, sys::bytes_of(&self.log_level)),
+        ]
+    }
+}
+
+/// Programs by name, ready to be loaded.
+pub struct Programs {
+    instructions: HashMap<String, Vec<bpf_insn>>,
+    /// The maps that they are bound to.
+    maps: Arc<Maps>,
+    /// What they have instead of the constants that aya wrote.
+    _constants: Option<OwnedFd>,
+}
+
+/// The maps that aya made.
+struct Maps(HashMap<String, OwnedFd>);
+
+impl Programs {
+    /// Takes them out of `object`, bound to the maps of `ebpf`, which was loaded from the same
+    /// bytes.
+    ///
+    /// # Errors
+    /// When the object cannot be relocated.
+    pub fn prepare(object: &[u8], ebpf: &Ebpf) -> anyhow::Result<Self> {
+        let mut maps = HashMap::new();
+        for (name, map) in ebpf.maps() {
+            if let Some(fd) = descriptor(map) {
+                maps.insert(name.to_owned(), fd.try_clone_to_owned()?);
+            }
+        }
+        let object = Object::parse(object).context("cannot parse the kernel side")?;
+        Self::link(object, Arc::new(Maps(maps)), None)
+    }
+
+    /// The same with other constants: what is loaded keeps those that it has.
+    ///
+    /// # Errors
+    /// When the kernel refuses the map that holds them.
+    pub fn with(&self, object: &[u8], constants: &Constants) -> anyhow::Result<Self> {
+        let mut object = Object::parse(object).context("cannot parse the kernel side")?;
+        let globals = constants.globals().map(|(name, bytes)| (name, (bytes, true)));
+        object
+            .patch_map_data(globals.into())
+            .context("cannot write the kernel side's constants")?;
+        let section = object.maps.get(CONSTANTS).context("the kernel side has no constants")?;
+        let map = sys::constant_map(section.data()).context("the kernel refused constants")?;
+        Self::link(object, self.maps.clone(), Some(map))
+    }
+
+    fn link(
+        mut object: Object,
+        made: Arc<Maps>,
+        constants: Option<OwnedFd>,
+    ) -> anyhow::Result<Self> {
+        let sections = object.functions.keys().map(|(section, _)| *section).collect();
+        object.programs.retain(|name, _| is_own(name));
+        let maps = std::mem::take(&mut object.maps);
+        let bound = maps.iter().filter_map(|(name, map)| {
+            let own = constants.as_ref().filter(|_| name == CONSTANTS);
+            Some((name.as_str(), own.or_else(|| made.0.get(name))?.as_raw_fd(), map))
+        });
+        object
+            .relocate_maps(bound, &sections)
+            .context("cannot bind the kernel side to its maps")?;
+        object.relocate_calls(&sections).context("cannot link the kernel side")?;
+        let instructions = object
+            .programs
+            .iter()
+            .filter_map(|(name, program)| {
+                let function = object.functions.remove(&program.function_key())?;
+                Some((name.clone(), function.instructions))
+            })
+            .collect();
+        Ok(Self { instructions, maps: made, _constants: constants })
+    }
+
+    /// The instructions of a program, if the object has it.
+    pub fn get(&self, name: &str) -> Option<&[bpf_insn]> {
+        self.instructions.get(name).map(Vec::as_slice)
+    }
+}
+
+fn is_own(name: &str) -> bool {
+    name.starts_with("nf_") || FORMS.iter().any(|form| name.ends_with(form))
+}
+
+fn descriptor(map: &Map) -> Option<BorrowedFd<'_>> {
+    match map {
+        Map::Array(m)
+        | Map::HashMap(m)
+        | Map::LruHashMap(m)
+        | Map::PerCpuArray(m)
+        | Map::PerCpuHashMap(m)
+        | Map::RingBuf(m) => Some(m.fd().as_fd()),
+        _ => None,
+    }
+}
