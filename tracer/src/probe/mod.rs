@@ -6,6 +6,7 @@ pub mod brackets;
 mod btf;
 mod clsact;
 mod functions;
+mod layouts;
 mod mechanism;
 mod netfilter;
 mod offers;
@@ -354,8 +355,15 @@ impl Probes {
 
     /// Attaches to functions of modules that were loaded since, as when the first rule with `reject`
     /// is added. Costs nothing worth naming when no module was.
-    pub fn attach_late(&mut self) {
-        self.watches.attach_late();
+    ///
+    /// # Errors
+    /// When the kernel refuses to write the map.
+    pub fn attach_late(&mut self) -> anyhow::Result<()> {
+        if !self.watches.attach_late() {
+            return Ok(());
+        }
+        let rules = self.watches.sees_every_rule().into();
+        self.write_state(|state| State { rules, ..state })
     }
 
     /// Attaches the tc programs to an interface, once.
@@ -438,14 +446,16 @@ impl Probes {
     /// # Errors
     /// When the kernel refuses to write the map.
     pub fn arm(&mut self, armed: bool) -> anyhow::Result<()> {
-        let map = self.ebpf.map_mut("STATE").ok_or_else(|| anyhow!("the map STATE is missing"))?;
-        let mut state: Array<_, State> = Array::try_from(map)?;
-        let learned = state.get(&0, 0).unwrap_or_default().learned;
         let linked = self.netfilter_works.into();
         let rules = self.watches.sees_every_rule().into();
-        state
-            .set(0, State { armed: armed.into(), learned, linked, rules }, 0)
-            .context("cannot write map STATE")
+        self.write_state(|state| State { armed: armed.into(), linked, rules, ..state })
+    }
+
+    fn write_state(&mut self, change: impl FnOnce(State) -> State) -> anyhow::Result<()> {
+        let map = self.ebpf.map_mut("STATE").ok_or_else(|| anyhow!("the map STATE is missing"))?;
+        let mut state: Array<_, State> = Array::try_from(map)?;
+        let before = state.get(&0, 0).unwrap_or_default();
+        state.set(0, change(before), 0).context("cannot write map STATE")
     }
 
     /// The ring buffer that events come through. To be taken once.

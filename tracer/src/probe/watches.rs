@@ -70,11 +70,12 @@ impl Watches {
         in_parallel(waiting.collect(), |watch| watch.attach(kernel));
     }
 
-    /// Watches functions of modules that were loaded since. Cheap when no module was.
-    pub fn attach_late(&mut self) {
+    /// Watches functions of modules that were loaded since. Cheap when no module was. Whether
+    /// any was tried.
+    pub fn attach_late(&mut self) -> bool {
         let modules = loaded_modules();
         if modules == self.modules {
-            return;
+            return false;
         }
         // A module that is gone took its kprobes along.
         for watch in &mut self.watches {
@@ -90,11 +91,14 @@ impl Watches {
         self.modules = modules;
         let modules = &self.modules;
         if !self.watches.iter().any(|watch| watch.waits_for(modules)) {
-            return;
+            return false;
         }
         let types = match KernelTypes::read() {
             Ok(types) => types,
-            Err(e) => return log::warn!("functions of new modules are not watched: {e:#}"),
+            Err(e) => {
+                log::warn!("functions of new modules are not watched: {e:#}");
+                return false;
+            }
         };
         let mut facts = facts(&self.kernel.own, &types, self.modules.clone());
         facts.refused = lock(&self.kernel.refused).clone();
@@ -109,6 +113,7 @@ impl Watches {
             }
         }
         self.attach();
+        true
     }
 
     /// A module's structures are known from when it is loaded: what is loaded from now on has them.

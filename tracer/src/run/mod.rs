@@ -460,7 +460,9 @@ impl<'a> Trace<'a> {
             Err(error) => log::warn!("looking at the machine failed: {error}"),
         }
         self.watched = self.attacher.attach(&mut self.probes, self.machine.snapshot());
-        self.probes.attach_late();
+        if let Err(error) = self.probes.attach_late() {
+            log::warn!("{error:#}; a drop by a policy is told as one by a rule or the policy");
+        }
         self.machine.brackets = self.probes.brackets.clone();
         let followed = self.attacher.to_follow(self.machine.snapshot());
         follow(&mut self.watch, &followed);
