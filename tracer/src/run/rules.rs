@@ -7,6 +7,7 @@
 //! handle to the next.
 
 use std::{
+    cell::RefCell,
     collections::{BTreeSet, HashMap, HashSet, VecDeque},
     sync::Arc,
     time::Duration,
@@ -35,6 +36,8 @@ const NOTICED: u64 = Duration::from_millis(50).as_nanos() as u64;
 /// Most readings of a namespace that are kept: so many seconds at least, which is longer than the end
 /// of a packet waits to be explained.
 const MOST_READINGS: usize = 8;
+/// Most answers that are remembered.
+const MOST_ANSWERS: usize = 1_024;
 /// Most namespaces whose rules are kept that are not followed.
 const MOST_BESIDE: usize = 1_024;
 
@@ -46,6 +49,8 @@ pub struct Rules {
     wanted: BTreeSet<u32>,
     /// A reading under way, and of which.
     reading: Option<(u32, JoinHandle<Read>)>,
+    /// Answers of [`Rules::ways`].
+    answers: RefCell<HashMap<Asked, Option<Vec<Decision>>>>,
 }
 
 /// What came of reading.
@@ -54,6 +59,15 @@ pub struct Read {
     began: u64,
     ended: u64,
     rules: Result<Ruleset, host::Error>,
+}
+
+/// What an answer depends on.
+#[derive(PartialEq, Eq, Hash)]
+struct Asked {
+    netns: u32,
+    readings: Vec<u64>,
+    packet: Packet,
+    chains: Vec<(String, String)>,
 }
 
 #[derive(Default)]
@@ -88,6 +102,7 @@ impl Rules {
             known: HashMap::new(),
             wanted: BTreeSet::new(),
             reading: None,
+            answers: RefCell::default(),
         }
     }
 
@@ -247,20 +262,27 @@ impl Rules {
         chains: &[BaseChain],
     ) -> Option<Vec<Decision>> {
         let known = self.known.get(&netns)?;
-        let possible = known.readings.iter().filter(|reading| reading.may_be_of(time));
-        let mut all: Vec<Decision> = Vec::new();
-        let mut any = false;
-        for reading in possible {
-            any = true;
-            for chain in chains {
-                for way in known.ways_in(reading, time, packet, chain)? {
-                    if !all.contains(&way) {
-                        all.push(way);
-                    }
-                }
-            }
+        let possible: Vec<_> = known.readings.iter().filter(|r| r.may_be_of(time)).collect();
+        // A flood is of few kinds of packets; but counters say something of each.
+        let legacy = chains.iter().any(|chain| chain.backend != "nftables");
+        let key = Asked {
+            netns,
+            readings: possible.iter().map(|reading| reading.began).collect(),
+            packet: packet.clone(),
+            chains: chains.iter().map(|chain| (chain.table.clone(), chain.chain.clone())).collect(),
+        };
+        if !legacy && let Some(answer) = self.answers.borrow().get(&key) {
+            return answer.clone();
         }
-        any.then_some(all)
+        let answer = known.ways(&possible, time, packet, chains);
+        let mut answers = self.answers.borrow_mut();
+        if answers.len() >= MOST_ANSWERS {
+            answers.clear();
+        }
+        if !legacy {
+            answers.insert(key, answer.clone());
+        }
+        answer
     }
 
     /// The base chains that frames of a bridge meet, and those of a device, in a namespace; where
@@ -359,6 +381,27 @@ impl Known {
             RuleOrPolicy::Policy => Decision { policy: Some(true), ..decision },
             RuleOrPolicy::Unknown => decision,
         })
+    }
+
+    /// The ways by any of these readings; `None` where there is none, or one cannot tell.
+    fn ways(
+        &self,
+        readings: &[&Reading],
+        time: u64,
+        packet: &Packet,
+        chains: &[BaseChain],
+    ) -> Option<Vec<Decision>> {
+        let mut all: Vec<Decision> = Vec::new();
+        for reading in readings {
+            for chain in chains {
+                for way in self.ways_in(reading, time, packet, chain)? {
+                    if !all.contains(&way) {
+                        all.push(way);
+                    }
+                }
+            }
+        }
+        (!readings.is_empty()).then_some(all)
     }
 
     fn legacy(
@@ -571,4 +614,170 @@ pub fn legacy_backend(family: Family) -> &'static str {
 /// Whether Docker keeps its chain for others' rules here.
 fn keeps_docker(table: &Table) -> bool {
     table.name == "filter" && table.chain("DOCKER-USER").is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::{
+        event::Hook,
+        host::ruleset::{End, Test},
+    };
+
+    const S: u64 = 1_000_000_000;
+
+    fn rule(handle: u64, text: &str, tests: Vec<Test>, end: End, packets: u64) -> Rule {
+        Rule { handle, text: Some(text.into()), tests, end, packets: Some(packets) }
+    }
+
+    fn base(policy: Policy) -> Base {
+        Base {
+            kind: "filter".into(),
+            hook: Some(Hook::Forward),
+            priority: 0,
+            policy,
+            packets: Some(0),
+            devices: Vec::new(),
+        }
+    }
+
+    fn table(family: Family, name: &str, handle: u64, rules: Vec<Rule>) -> Table {
+        let forward =
+            Chain { name: "FORWARD".into(), handle: 1, base: Some(base(Policy::Accept)), rules };
+        let (chains, maps) = (vec![forward], BTreeMap::new());
+        Table { family, name: name.into(), handle, chains, maps, read: true }
+    }
+
+    fn nftables(text: &str) -> Ruleset {
+        let rules = vec![rule(5, text, Vec::new(), End::Drop, 0)];
+        let table = table(Family::Inet, "t", 7, rules);
+        Ruleset { tables: BTreeMap::from([(7, table)]), legacy: Vec::new() }
+    }
+
+    fn read(rules: &mut Rules, at: u64, what: Ruleset) {
+        rules.known.entry(1).or_default().tried = Some(at);
+        rules.take(Some(Read { netns: 1, began: at, ended: at + S / 10, rules: Ok(what) }));
+    }
+
+    fn forward() -> InHook {
+        InHook { hook: Hook::Forward, family: HookFamily::Ipv4, passed: 0 }
+    }
+
+    fn text_at(rules: &Rules, time: u64) -> Option<String> {
+        let rule = RuleOrPolicy::Rule(5);
+        let by = Decider::Nftables { table: 7, chain: 1, rule };
+        rules.decided(1, time, forward(), &by).unwrap().text
+    }
+
+    fn suspect(backend: &str) -> BaseChain {
+        BaseChain {
+            backend: backend.into(),
+            family: if backend == "nftables" { "inet" } else { "ip" }.into(),
+            table: if backend == "nftables" { "t" } else { "filter" }.into(),
+            chain: "FORWARD".into(),
+            hook: "forward".into(),
+            priority: Some(0),
+            policy_drops: None,
+        }
+    }
+
+    #[test]
+    fn a_replaced_rule_has_its_text_though_the_handle_stays() {
+        let mut rules = Rules::new(Tools::default());
+        rules.follow([1].into_iter());
+        read(&mut rules, S, nftables("first"));
+        rules.changed(1, 5 * S, 5 * S);
+        assert_eq!(text_at(&rules, 3 * S).as_deref(), Some("first"));
+        let by = Decider::Nftables { table: 7, chain: 1, rule: RuleOrPolicy::Rule(5) };
+        assert!(rules.could_tell(1, 6 * S, Some(&by), false), "it has changed");
+        assert!(!rules.could_tell(1, 3 * S, Some(&by), false));
+        read(&mut rules, 7 * S, nftables("second"));
+        assert!(!rules.could_tell(1, 6 * S, Some(&by), false));
+        assert_eq!(text_at(&rules, 3 * S).as_deref(), Some("first"));
+        assert_eq!(text_at(&rules, 6 * S).as_deref(), Some("second"));
+        // Whether it was before or behind the change cannot be told.
+        assert_eq!(text_at(&rules, 5 * S - NOTICED / 2), None);
+        let ways = |time| rules.ways(1, time, &Packet::default(), &[suspect("nftables")]).unwrap();
+        assert_eq!(ways(3 * S)[0].text.as_deref(), Some("first"));
+        assert_eq!(ways(6 * S)[0].text.as_deref(), Some("second"));
+        assert_eq!(ways(5 * S - NOTICED / 2).len(), 2);
+    }
+
+    #[test]
+    fn a_rule_that_is_gone_keeps_its_text() {
+        let mut rules = Rules::new(Tools::default());
+        rules.follow([1].into_iter());
+        read(&mut rules, S, nftables("gone"));
+        rules.changed(1, 2 * S, 2 * S);
+        read(&mut rules, 3 * S, Ruleset::default());
+        assert_eq!(text_at(&rules, S + S / 2).as_deref(), Some("gone"));
+    }
+
+    #[test]
+    fn what_is_not_known_is_asked_for_once_and_not_again_for_the_same_packet() {
+        let mut rules = Rules::new(Tools::default());
+        let by = Decider::Nftables { table: 7, chain: 1, rule: RuleOrPolicy::Rule(9) };
+        assert!(rules.could_tell(1, S, Some(&by), false));
+        rules.follow([1].into_iter());
+        read(&mut rules, S, nftables("first"));
+        assert!(rules.could_tell(1, 2 * S, Some(&by), false), "it may have been added since");
+        assert!(!rules.could_tell(1, S / 2, Some(&by), false), "it was read since");
+        let unknown = rules.decided(1, 2 * S, forward(), &by).unwrap();
+        assert_eq!((unknown.handle, unknown.text), (Some(9), None));
+        let elsewhere = Decider::Nftables { table: 8, chain: 1, rule: RuleOrPolicy::Policy };
+        assert_eq!(rules.decided(1, S, forward(), &elsewhere), None);
+        assert!(!rules.could_tell(1, 9 * S, Some(&Decider::Conntrack), false));
+    }
+
+    #[test]
+    fn of_legacy_rules_the_one_that_counted_decided() {
+        let with = |first, second| {
+            let tests = || vec![Test::Unclear];
+            let all = vec![
+                rule(1, "-A FORWARD -m a -j DROP", tests(), End::Drop, first),
+                rule(2, "-A FORWARD -m b -j DROP", tests(), End::Drop, second),
+            ];
+            Ruleset { tables: BTreeMap::new(), legacy: vec![table(Family::Ip, "filter", 0, all)] }
+        };
+        let mut rules = Rules::new(Tools::default());
+        rules.follow([1].into_iter());
+        read(&mut rules, S, with(3, 3));
+        let ways = |rules: &Rules| {
+            let ways = rules.ways(1, 2 * S, &Packet::default(), &[suspect("iptables-legacy")]);
+            ways.unwrap().iter().map(|way| way.number.unwrap()).collect::<Vec<_>>()
+        };
+        assert_eq!(ways(&rules), [1, 2]);
+        assert!(rules.could_tell(1, 2 * S, None, true));
+        read(&mut rules, 3 * S, with(3, 4));
+        assert!(!rules.could_tell(1, 2 * S, None, true));
+        assert_eq!(ways(&rules), [2]);
+        let by =
+            Decider::Legacy { family: HookFamily::Ipv4, table: "filter".into(), rule: Some(2) };
+        let decided = rules.decided(1, 2 * S, forward(), &by).unwrap();
+        assert_eq!((decided.number, decided.handle, decided.inferred), (Some(2), None, false));
+    }
+
+    #[test]
+    fn the_base_chain_is_found_where_the_kernel_does_not_tell_it() {
+        let mut all = nftables("x");
+        let table = all.tables.get_mut(&7).unwrap();
+        let jump = End::Jump("sub".into());
+        table.chains[0].rules = vec![rule(6, "jump sub", Vec::new(), jump, 0)];
+        let rules = vec![rule(5, "drop", Vec::new(), End::Drop, 0)];
+        table.chains.push(Chain { name: "sub".into(), handle: 2, base: None, rules });
+        let mut rules = Rules::new(Tools::default());
+        read(&mut rules, S, all);
+        let by = Decider::Nftables { table: 7, chain: 0, rule: RuleOrPolicy::Rule(5) };
+        let decided = rules.decided(1, 2 * S, forward(), &by).unwrap();
+        assert_eq!(
+            (decided.chain.chain.as_str(), decided.within.as_deref()),
+            ("FORWARD", Some("sub"))
+        );
+        assert_eq!(decided.chain.priority, Some(0));
+        let by = Decider::Nftables { table: 7, chain: 0, rule: RuleOrPolicy::Policy };
+        let decided = rules.decided(1, 2 * S, forward(), &by).unwrap();
+        assert_eq!((decided.policy, decided.chain.chain.as_str()), (Some(true), "FORWARD"));
+    }
 }
