@@ -181,15 +181,15 @@ impl Rules {
         read.inspect_err(|e| log::warn!("reading rules failed: {e}")).ok()
     }
 
-    /// Takes what was read.
-    pub fn take(&mut self, read: Option<Read>) {
-        let Some(Read { netns, began, ended, rules }) = read else { return };
+    /// Takes what was read. A namespace whose base chains are others than before.
+    pub fn take(&mut self, read: Option<Read>) -> Option<u32> {
+        let Read { netns, began, ended, rules } = read?;
         let known = self.known.entry(netns).or_default();
         let rules = match rules {
             Ok(rules) => rules,
             Err(e) => {
                 log::info!("{e}");
-                return;
+                return None;
             }
         };
         log::debug!(
@@ -207,14 +207,17 @@ impl Rules {
             // The same; but counters of legacy tables may have moved.
             if last.rules.legacy == rules.legacy {
                 last.ended = ended;
-                return;
+                return None;
             }
             last.until = Some(began);
         }
+        let before = known.readings.back().map(|last| last.rules.bases());
+        let moved = before.is_some_and(|before| before != rules.bases());
         known.readings.push_back(Reading { began, ended, from, until, rules });
         if known.readings.len() > MOST_READINGS {
             known.readings.pop_front();
         }
+        moved.then_some(netns)
     }
 
     /// Whether reading the rules of a namespace again could tell more of a packet that died there at

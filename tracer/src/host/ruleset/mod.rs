@@ -17,7 +17,12 @@ mod text;
 pub mod tool;
 pub mod ways;
 
-use std::{collections::BTreeMap, io, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    net::IpAddr,
+    sync::Arc,
+};
 
 use super::{
     Error,
@@ -243,6 +248,19 @@ impl Ruleset {
     /// The same, to change.
     fn table_mut(&mut self, family: &str, name: &str) -> Option<&mut Table> {
         self.tables.values_mut().find(|t| t.family.name() == family && t.name == name)
+    }
+
+    /// Where base chains sit: by table, chain, hook and priority.
+    pub fn bases(&self) -> BTreeSet<(u64, u64, Option<Hook>, i32)> {
+        let of = |table: &Table| {
+            let handle = table.handle;
+            let bases = table.chains.iter().filter_map(move |chain| {
+                let base = chain.base.as_ref()?;
+                Some((handle, chain.handle, base.hook, base.runs_at()))
+            });
+            bases.collect::<Vec<_>>()
+        };
+        self.tables.values().flat_map(of).collect()
     }
 
     /// A legacy table.
