@@ -263,6 +263,27 @@ fn the_only_way_to_be_dropped_is_inferred() {
 }
 
 #[test]
+fn of_a_chain_that_was_seen_to_decide_the_only_way_is_taken() {
+    let base = chain("filter", Some(false));
+    let seen = Decision { policy: None, ..rule("filter", None, None) };
+    let way = Decision { inferred: true, number: Some(2), ..rule("filter", None, Some("-j DROP")) };
+    let with = |ways| Host {
+        decided: Some(Decision { chain: base.clone(), ..seen.clone() }),
+        ways,
+        ..host("NETFILTER_DROP", "ipt_do_table")
+    };
+    let legacy =
+        || by(Decider::Legacy { family: HookFamily::Ipv4, table: "filter".into(), rule: None });
+    let way = Decision { policy: Some(false), ..way };
+    let said = explained(&with(Some(vec![way])), legacy());
+    assert!(said.why.starts_with("rule 2 of chain inet filter forward (-j DROP)"), "{}", said.why);
+    let said = explained(&with(None), legacy());
+    let expected = "a rule of chain inet filter forward at forward in namespace c1 dropped it";
+    assert_eq!(said.why, expected);
+    assert!(!said.rule.unwrap().inferred);
+}
+
+#[test]
 fn a_drop_where_nobody_observes_is_inferred_from_one_chain() {
     let bridge = BaseChain { family: "bridge".into(), ..chain("lab", Some(false)) };
     let way = Decision {

@@ -375,6 +375,9 @@ impl Known {
             let mut at = table.at(at).map(|(chain, _)| chain);
             at.next().filter(|_| at.next().is_none())
         });
+        if base.is_none() && !matches!(rule, RuleOrPolicy::Rule(_)) {
+            return None;
+        }
         let decision = decision(table, base.map(|chain| chain.name.as_str()), at);
         Some(match rule {
             // Known to have decided, but not what it says.
