@@ -36,6 +36,8 @@ const NOTICED: u64 = Duration::from_millis(50).as_nanos() as u64;
 /// Most readings of a namespace that are kept: so many seconds at least, which is longer than the end
 /// of a packet waits to be explained.
 const MOST_READINGS: usize = 8;
+/// How often it is tried again to have rules listed, where that failed.
+const MOST_FAILURES: u32 = 3;
 /// Most answers that are remembered.
 const MOST_ANSWERS: usize = 1_024;
 /// Most namespaces whose rules are kept that are not followed.
@@ -76,6 +78,8 @@ struct Known {
     readings: VecDeque<Reading>,
     /// When the last reading began, whatever came of it.
     tried: Option<u64>,
+    /// How often in a row the programs that list rules failed.
+    failures: u32,
     /// When the last change was noticed.
     changed: u64,
     /// Whether changes are announced.
@@ -110,17 +114,18 @@ impl Rules {
     pub fn follow(&mut self, namespaces: impl Iterator<Item = u32>) {
         let followed: HashSet<u32> = namespaces.collect();
         for (inode, known) in &mut self.known {
-            known.followed = followed.contains(inode);
+            known.followed &= followed.contains(inode);
         }
         if self.known.len() > followed.len() + MOST_BESIDE {
             self.known.retain(|_, known| known.followed);
         }
         for inode in followed {
             let known = self.known.entry(inode).or_default();
-            known.followed = true;
-            if known.tried.is_none() {
+            // They may have changed while nobody listened.
+            if !known.followed {
                 self.wanted.insert(inode);
             }
+            known.followed = true;
         }
     }
 
@@ -195,8 +200,9 @@ impl Rules {
         log::debug!(
             "{} rules of namespace {netns} read in {} ms",
             rules.len(),
-            (ended - began) / 1_000_000
+            ended.saturating_sub(began) / 1_000_000
         );
+        known.failures = if rules.incomplete { known.failures + 1 } else { 0 };
         let from = known.changed.min(began);
         let until = (known.changed > began).then_some(known.changed);
         if let Some(last) = known.readings.back_mut()
@@ -327,11 +333,13 @@ fn read(netns: u32, ebtables: &BTreeSet<String>, tools: &Tools) -> Result<Rulese
 }
 
 impl Known {
-    /// Whether rules have changed that a packet at this time may have met, and were not read since.
+    /// Whether rules have changed that a packet at this time may have met, and were not read since; or
+    /// could not be listed, which is tried again.
     fn is_behind(&self, time: u64) -> bool {
         self.readings.back().is_none_or(|last| {
-            self.changed > last.began
-                && last.until.is_some_and(|until| time.saturating_add(NOTICED) > until)
+            let changed = self.changed > last.began
+                && last.until.is_some_and(|until| time.saturating_add(NOTICED) > until);
+            changed || (1..MOST_FAILURES).contains(&self.failures)
         })
     }
 
@@ -659,7 +667,7 @@ mod tests {
     fn nftables(text: &str) -> Ruleset {
         let rules = vec![rule(5, text, Vec::new(), End::Drop, 0)];
         let table = table(Family::Inet, "t", 7, rules);
-        Ruleset { tables: BTreeMap::from([(7, table)]), legacy: Vec::new() }
+        Ruleset { tables: BTreeMap::from([(7, table)]), ..Ruleset::default() }
     }
 
     fn read(rules: &mut Rules, at: u64, what: Ruleset) {
@@ -738,6 +746,17 @@ mod tests {
     }
 
     #[test]
+    fn what_could_not_be_listed_is_tried_again_a_few_times() {
+        let mut rules = Rules::new(Tools::default());
+        rules.follow([1].into_iter());
+        for second in 1..=3 {
+            read(&mut rules, second * S, Ruleset { incomplete: true, ..nftables("x") });
+            let again = rules.could_tell(1, second * S + 1, None, false);
+            assert_eq!(again, second < 3, "{second}");
+        }
+    }
+
+    #[test]
     fn of_legacy_rules_the_one_that_counted_decided() {
         let with = |first, second| {
             let tests = || vec![Test::Unclear];
@@ -745,7 +764,8 @@ mod tests {
                 rule(1, "-A FORWARD -m a -j DROP", tests(), End::Drop, first),
                 rule(2, "-A FORWARD -m b -j DROP", tests(), End::Drop, second),
             ];
-            Ruleset { tables: BTreeMap::new(), legacy: vec![table(Family::Ip, "filter", 0, all)] }
+            let legacy = vec![table(Family::Ip, "filter", 0, all)];
+            Ruleset { legacy, ..Ruleset::default() }
         };
         let mut rules = Rules::new(Tools::default());
         rules.follow([1].into_iter());

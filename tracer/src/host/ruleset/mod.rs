@@ -39,6 +39,8 @@ pub struct Ruleset {
     pub tables: BTreeMap<u64, Table>,
     /// Legacy tables that are in use; they have no handle.
     pub legacy: Vec<Table>,
+    /// A program that lists rules is there and did not.
+    pub incomplete: bool,
 }
 
 /// A table.
@@ -193,7 +195,7 @@ impl Ruleset {
     pub fn read(netns: &Netns, tools: &Tools) -> Result<Self, Error> {
         let label = netns.label();
         let read = || {
-            let mut rules = Self { tables: dump::tables()?, legacy: Vec::new() };
+            let mut rules = Self { tables: dump::tables()?, ..Self::default() };
             if !rules.tables.is_empty() {
                 rules.say(tools, &label);
             }
@@ -210,6 +212,7 @@ impl Ruleset {
         match nft.run(&["-j", "list", "ruleset"]).and_then(|json| structure::fill(self, &json)) {
             Ok(()) => {}
             Err(e) => {
+                self.incomplete = true;
                 log::info!("what the rules of {label} compare is not known: {e}");
                 // It would hang a second time.
                 if e.kind() == io::ErrorKind::TimedOut {
@@ -221,7 +224,10 @@ impl Ruleset {
         // the elements of sets, of which there can be a million.
         match nft.run(&["-s", "-t", "-a", "list", "ruleset"]) {
             Ok(listing) => text::fill(self, &listing),
-            Err(e) => log::info!("the text of the rules of {label} is not known: {e}"),
+            Err(e) => {
+                self.incomplete = true;
+                log::info!("the text of the rules of {label} is not known: {e}");
+            }
         }
     }
 
