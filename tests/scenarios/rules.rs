@@ -3,6 +3,7 @@
 //! does not, what the rules leave as the only way must be told as inferred.
 
 use std::{
+    os::unix::fs::PermissionsExt,
     process::Command,
     thread,
     time::{Duration, Instant},
@@ -12,6 +13,7 @@ use anyhow::Result;
 use lab::{
     Journey, Lab, Netns, Records, Trace, frames,
     topology::{self, C1, C1_V6, C2, HOST, HOST_MAC, WORLD, WORLD_V6},
+    trace::{self, Output},
     traffic::{self, at},
 };
 use serde_json::json;
@@ -544,5 +546,35 @@ fn of_two_rules_none_is_guessed() -> Result<()> {
         );
         assert_eq!((&rule["policy"], &rule["inferred"]), (&json!(false), &json!(null)), "{rule}");
     }
+    Ok(())
+}
+
+/// Packets are not held up by a program that never answers: what needs no rules is told at once, and
+/// a drop without the rule's text.
+#[test]
+fn a_program_for_rules_that_hangs() -> Result<()> {
+    let lab = Lab::standard()?;
+    let host = lab.netns("host")?;
+    host.nft("add rule inet lab fwd.lxdbr0 udp dport 9999 drop")?;
+    let directory = std::env::temp_dir().join(format!("pathtrace-hangs-{}", std::process::id()));
+    std::fs::create_dir_all(&directory)?;
+    let program = directory.join("nft");
+    std::fs::write(&program, "#!/bin/sh\nsleep 30\n")?;
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755))?;
+    let path = std::env::var("PATH").unwrap_or_default();
+    let mut command = Command::new(trace::binary()?);
+    command.args(["-o", "json", "--ip", C1]);
+    command.env("PATH", format!("{}:{path}", directory.display()));
+    let trace = Trace::spawn(host, command, Output::Keep)?;
+    send(&lab, WORLD)?;
+    assert_eq!(traffic::ping(lab.netns("c1")?, WORLD, 2)?, 2);
+    let records = trace.stop(&lab);
+    std::fs::remove_dir_all(&directory)?;
+    let records = records?;
+    let journey = records.assert_dropped(is_probe, "host nf_forward", "NETFILTER_DROP");
+    let rule = journey.rule();
+    assert_eq!((&rule["table"], &rule["text"]), (&json!("lab"), &json!(null)), "{rule}");
+    assert_eq!(records.of("icmp", "reply").len(), 2, "{records}");
+    records.assert_nothing_lost();
     Ok(())
 }

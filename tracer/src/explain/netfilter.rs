@@ -174,6 +174,15 @@ fn decided(
                 explanation.advice.extend(words.fill(&list));
                 return true;
             };
+            let chain_only =
+                decision.handle.or(decision.number).is_none() && decision.policy.is_none();
+            if chain_only && verdict == Verdict::Drop && !decision.chain.chain.is_empty() {
+                // The chain is known; of its rules there may be but one.
+                let chains = [decision.chain];
+                let ways = evidence.ways(&died, &chains);
+                suspects(explanation, &chains, ways, at, hop, words, evidence);
+                return true;
+            }
             rule(explanation, decision, verdict, at, hop, words, evidence);
         }
         Decider::Conntrack => conntrack(explanation, netns, at, words, evidence),
@@ -529,7 +538,10 @@ fn path(chain: &BaseChain) -> String {
 
 /// A base chain in a sentence.
 fn show(chain: &BaseChain) -> String {
-    let text = format!("chain {}", path(chain));
+    let text = match chain.chain.as_str() {
+        "" => format!("table {} {}", chain.family, chain.table),
+        _ => format!("chain {}", path(chain)),
+    };
     if chain.backend == "nftables" { text } else { format!("{text} ({})", chain.backend) }
 }
 
@@ -561,7 +573,9 @@ fn command(chain: &BaseChain, within: Option<&str>) -> String {
     let word = |name: &str| super::quoted(name).replace(['{', '}'], "_");
     let (table, name) = (word(&chain.table), word(within.unwrap_or(&chain.chain)));
     if chain.backend == "nftables" {
-        return format!("{{exec}}nft -a list chain {} {table} {name}", word(&chain.family));
+        let (what, name) = if name == "''" { ("table", "") } else { ("chain", name.as_str()) };
+        let command = format!("{{exec}}nft -a list {what} {} {table} {name}", word(&chain.family));
+        return command.trim_end().to_owned();
     }
     match legacy_tool(&chain.family) {
         tool @ "ebtables-legacy" => format!("{{exec}}{tool} -t {table} -L {name} --Ln --Lc"),

@@ -443,6 +443,23 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn changed_rules_are_told_with_their_namespace_and_time() {
+        let test = TestNetns::new("rules");
+        let inode = test.netns().inode;
+        let mut watch = Watch::new().unwrap();
+        watch.follow(&[test.netns()]);
+        assert!(watch.tells_rules(inode));
+        let before = Instant::now();
+        test.nft("table inet t { chain c { }; }");
+        assert!(told(&mut watch, Change::Rules(inode)).await);
+        let (first, last) = watch.noticed(inode).unwrap();
+        assert!(before < first && first <= last);
+        assert_eq!(watch.noticed(inode), None);
+        watch.follow(&[]);
+        assert!(!watch.tells_rules(inode));
+    }
+
+    #[tokio::test]
     async fn a_flood_is_told_once_and_an_overrun_is_no_error() {
         let test = TestNetns::new("flood");
         let inode = test.netns().inode;

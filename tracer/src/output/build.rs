@@ -292,7 +292,8 @@ fn outcome(outcome: &Outcome, explained: Option<&Explanation>) -> record::Outcom
 fn rule(decision: Decision) -> record::Rule {
     let Decision { chain, within, handle, number, policy, text, inferred, .. } = decision;
     let (chain_name, base_chain) = match within {
-        Some(within) => (within, Some(chain.chain)),
+        // Which base chain led there may not be known.
+        Some(within) => (within, Some(chain.chain).filter(|name| !name.is_empty())),
         None => (chain.chain, None),
     };
     record::Rule {

@@ -250,7 +250,7 @@ impl<'a> Trace<'a> {
                 _ = terminate.recv() => break,
                 () = until(end) => break,
                 changes = self.watch.changed() => self.note(changes),
-                read = self.machine.rules.read() => self.machine.rules.take(read),
+                read = self.machine.rules.read() => self.take_rules(read),
                 look = finished(&mut self.looking) => self.follow_changes(look),
                 ready = self.events.readable_mut() => {
                     if let Ok(mut ready) = ready {
@@ -278,7 +278,7 @@ impl<'a> Trace<'a> {
         self.machine.rules.read_on(now);
         while self.machine.rules.is_reading() {
             select! {
-                read = self.machine.rules.read() => self.machine.rules.take(read),
+                read = self.machine.rules.read() => self.take_rules(read),
                 () = sleep_until(end) => break,
             }
             self.machine.rules.read_on(now);
@@ -303,7 +303,7 @@ impl<'a> Trace<'a> {
         while !self.waiting.is_empty() {
             self.machine.rules.read_on(now);
             select! {
-                read = self.machine.rules.read() => self.machine.rules.take(read),
+                read = self.machine.rules.read() => self.take_rules(read),
                 () = tokio::time::sleep(TICK) => {}
             }
             self.show_waiting()?;
@@ -371,6 +371,12 @@ impl<'a> Trace<'a> {
             ready.extend(self.waiting.pop_front().map(|(_, journey)| journey));
         }
         self.show(&ready)
+    }
+
+    /// Takes what was read of rules. Where base chains came or went, observers are to move.
+    fn take_rules(&mut self, read: Option<rules::Read>) {
+        let moved = self.machine.rules.take(read);
+        self.changed.extend(moved.map(Change::Namespace));
     }
 
     /// Takes notice of changes: rules are read again, the rest is looked at.

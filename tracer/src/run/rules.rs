@@ -7,6 +7,7 @@
 //! handle to the next.
 
 use std::{
+    cell::RefCell,
     collections::{BTreeSet, HashMap, HashSet, VecDeque},
     sync::Arc,
     time::Duration,
@@ -35,6 +36,10 @@ const NOTICED: u64 = Duration::from_millis(50).as_nanos() as u64;
 /// Most readings of a namespace that are kept: so many seconds at least, which is longer than the end
 /// of a packet waits to be explained.
 const MOST_READINGS: usize = 8;
+/// How often it is tried again to have rules listed, where that failed.
+const MOST_FAILURES: u32 = 3;
+/// Most answers that are remembered.
+const MOST_ANSWERS: usize = 1_024;
 /// Most namespaces whose rules are kept that are not followed.
 const MOST_BESIDE: usize = 1_024;
 
@@ -46,6 +51,8 @@ pub struct Rules {
     wanted: BTreeSet<u32>,
     /// A reading under way, and of which.
     reading: Option<(u32, JoinHandle<Read>)>,
+    /// Answers of [`Rules::ways`].
+    answers: RefCell<HashMap<Asked, Option<Vec<Decision>>>>,
 }
 
 /// What came of reading.
@@ -56,12 +63,23 @@ pub struct Read {
     rules: Result<Ruleset, host::Error>,
 }
 
+/// What an answer depends on.
+#[derive(PartialEq, Eq, Hash)]
+struct Asked {
+    netns: u32,
+    readings: Vec<u64>,
+    packet: Packet,
+    chains: Vec<(String, String)>,
+}
+
 #[derive(Default)]
 struct Known {
     /// The oldest first.
     readings: VecDeque<Reading>,
     /// When the last reading began, whatever came of it.
     tried: Option<u64>,
+    /// How often in a row the programs that list rules failed.
+    failures: u32,
     /// When the last change was noticed.
     changed: u64,
     /// Whether changes are announced.
@@ -88,6 +106,7 @@ impl Rules {
             known: HashMap::new(),
             wanted: BTreeSet::new(),
             reading: None,
+            answers: RefCell::default(),
         }
     }
 
@@ -95,17 +114,18 @@ impl Rules {
     pub fn follow(&mut self, namespaces: impl Iterator<Item = u32>) {
         let followed: HashSet<u32> = namespaces.collect();
         for (inode, known) in &mut self.known {
-            known.followed = followed.contains(inode);
+            known.followed &= followed.contains(inode);
         }
         if self.known.len() > followed.len() + MOST_BESIDE {
             self.known.retain(|_, known| known.followed);
         }
         for inode in followed {
             let known = self.known.entry(inode).or_default();
-            known.followed = true;
-            if known.tried.is_none() {
+            // They may have changed while nobody listened.
+            if !known.followed {
                 self.wanted.insert(inode);
             }
+            known.followed = true;
         }
     }
 
@@ -166,22 +186,23 @@ impl Rules {
         read.inspect_err(|e| log::warn!("reading rules failed: {e}")).ok()
     }
 
-    /// Takes what was read.
-    pub fn take(&mut self, read: Option<Read>) {
-        let Some(Read { netns, began, ended, rules }) = read else { return };
+    /// Takes what was read. A namespace whose base chains are others than before.
+    pub fn take(&mut self, read: Option<Read>) -> Option<u32> {
+        let Read { netns, began, ended, rules } = read?;
         let known = self.known.entry(netns).or_default();
         let rules = match rules {
             Ok(rules) => rules,
             Err(e) => {
                 log::info!("{e}");
-                return;
+                return None;
             }
         };
         log::debug!(
             "{} rules of namespace {netns} read in {} ms",
             rules.len(),
-            (ended - began) / 1_000_000
+            ended.saturating_sub(began) / 1_000_000
         );
+        known.failures = if rules.incomplete { known.failures + 1 } else { 0 };
         let from = known.changed.min(began);
         let until = (known.changed > began).then_some(known.changed);
         if let Some(last) = known.readings.back_mut()
@@ -192,14 +213,17 @@ impl Rules {
             // The same; but counters of legacy tables may have moved.
             if last.rules.legacy == rules.legacy {
                 last.ended = ended;
-                return;
+                return None;
             }
             last.until = Some(began);
         }
+        let before = known.readings.back().map(|last| last.rules.bases());
+        let moved = before.is_some_and(|before| before != rules.bases());
         known.readings.push_back(Reading { began, ended, from, until, rules });
         if known.readings.len() > MOST_READINGS {
             known.readings.pop_front();
         }
+        moved.then_some(netns)
     }
 
     /// Whether reading the rules of a namespace again could tell more of a packet that died there at
@@ -247,20 +271,27 @@ impl Rules {
         chains: &[BaseChain],
     ) -> Option<Vec<Decision>> {
         let known = self.known.get(&netns)?;
-        let possible = known.readings.iter().filter(|reading| reading.may_be_of(time));
-        let mut all: Vec<Decision> = Vec::new();
-        let mut any = false;
-        for reading in possible {
-            any = true;
-            for chain in chains {
-                for way in known.ways_in(reading, time, packet, chain)? {
-                    if !all.contains(&way) {
-                        all.push(way);
-                    }
-                }
-            }
+        let possible: Vec<_> = known.readings.iter().filter(|r| r.may_be_of(time)).collect();
+        // A flood is of few kinds of packets; but counters say something of each.
+        let legacy = chains.iter().any(|chain| chain.backend != "nftables");
+        let key = Asked {
+            netns,
+            readings: possible.iter().map(|reading| reading.began).collect(),
+            packet: packet.clone(),
+            chains: chains.iter().map(|chain| (chain.table.clone(), chain.chain.clone())).collect(),
+        };
+        if !legacy && let Some(answer) = self.answers.borrow().get(&key) {
+            return answer.clone();
         }
-        any.then_some(all)
+        let answer = known.ways(&possible, time, packet, chains);
+        let mut answers = self.answers.borrow_mut();
+        if answers.len() >= MOST_ANSWERS {
+            answers.clear();
+        }
+        if !legacy {
+            answers.insert(key, answer.clone());
+        }
+        answer
     }
 
     /// The base chains that frames of a bridge meet, and those of a device, in a namespace; where
@@ -302,11 +333,13 @@ fn read(netns: u32, ebtables: &BTreeSet<String>, tools: &Tools) -> Result<Rulese
 }
 
 impl Known {
-    /// Whether rules have changed that a packet at this time may have met, and were not read since.
+    /// Whether rules have changed that a packet at this time may have met, and were not read since; or
+    /// could not be listed, which is tried again.
     fn is_behind(&self, time: u64) -> bool {
         self.readings.back().is_none_or(|last| {
-            self.changed > last.began
-                && last.until.is_some_and(|until| time.saturating_add(NOTICED) > until)
+            let changed = self.changed > last.began
+                && last.until.is_some_and(|until| time.saturating_add(NOTICED) > until);
+            changed || (1..MOST_FAILURES).contains(&self.failures)
         })
     }
 
@@ -350,6 +383,9 @@ impl Known {
             let mut at = table.at(at).map(|(chain, _)| chain);
             at.next().filter(|_| at.next().is_none())
         });
+        if base.is_none() && !matches!(rule, RuleOrPolicy::Rule(_)) {
+            return None;
+        }
         let decision = decision(table, base.map(|chain| chain.name.as_str()), at);
         Some(match rule {
             // Known to have decided, but not what it says.
@@ -359,6 +395,27 @@ impl Known {
             RuleOrPolicy::Policy => Decision { policy: Some(true), ..decision },
             RuleOrPolicy::Unknown => decision,
         })
+    }
+
+    /// The ways by any of these readings; `None` where there is none, or one cannot tell.
+    fn ways(
+        &self,
+        readings: &[&Reading],
+        time: u64,
+        packet: &Packet,
+        chains: &[BaseChain],
+    ) -> Option<Vec<Decision>> {
+        let mut all: Vec<Decision> = Vec::new();
+        for reading in readings {
+            for chain in chains {
+                for way in self.ways_in(reading, time, packet, chain)? {
+                    if !all.contains(&way) {
+                        all.push(way);
+                    }
+                }
+            }
+        }
+        (!readings.is_empty()).then_some(all)
     }
 
     fn legacy(
@@ -571,4 +628,182 @@ pub fn legacy_backend(family: Family) -> &'static str {
 /// Whether Docker keeps its chain for others' rules here.
 fn keeps_docker(table: &Table) -> bool {
     table.name == "filter" && table.chain("DOCKER-USER").is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::{
+        event::Hook,
+        host::ruleset::{End, Test},
+    };
+
+    const S: u64 = 1_000_000_000;
+
+    fn rule(handle: u64, text: &str, tests: Vec<Test>, end: End, packets: u64) -> Rule {
+        Rule { handle, text: Some(text.into()), tests, end, packets: Some(packets) }
+    }
+
+    fn base(policy: Policy) -> Base {
+        Base {
+            kind: "filter".into(),
+            hook: Some(Hook::Forward),
+            priority: 0,
+            policy,
+            packets: Some(0),
+            devices: Vec::new(),
+        }
+    }
+
+    fn table(family: Family, name: &str, handle: u64, rules: Vec<Rule>) -> Table {
+        let forward =
+            Chain { name: "FORWARD".into(), handle: 1, base: Some(base(Policy::Accept)), rules };
+        let (chains, maps) = (vec![forward], BTreeMap::new());
+        Table { family, name: name.into(), handle, chains, maps, read: true }
+    }
+
+    fn nftables(text: &str) -> Ruleset {
+        let rules = vec![rule(5, text, Vec::new(), End::Drop, 0)];
+        let table = table(Family::Inet, "t", 7, rules);
+        Ruleset { tables: BTreeMap::from([(7, table)]), ..Ruleset::default() }
+    }
+
+    fn read(rules: &mut Rules, at: u64, what: Ruleset) {
+        rules.known.entry(1).or_default().tried = Some(at);
+        rules.take(Some(Read { netns: 1, began: at, ended: at + S / 10, rules: Ok(what) }));
+    }
+
+    fn forward() -> InHook {
+        InHook { hook: Hook::Forward, family: HookFamily::Ipv4, passed: 0 }
+    }
+
+    fn text_at(rules: &Rules, time: u64) -> Option<String> {
+        let rule = RuleOrPolicy::Rule(5);
+        let by = Decider::Nftables { table: 7, chain: 1, rule };
+        rules.decided(1, time, forward(), &by).unwrap().text
+    }
+
+    fn suspect(backend: &str) -> BaseChain {
+        BaseChain {
+            backend: backend.into(),
+            family: if backend == "nftables" { "inet" } else { "ip" }.into(),
+            table: if backend == "nftables" { "t" } else { "filter" }.into(),
+            chain: "FORWARD".into(),
+            hook: "forward".into(),
+            priority: Some(0),
+            policy_drops: None,
+        }
+    }
+
+    #[test]
+    fn a_replaced_rule_has_its_text_though_the_handle_stays() {
+        let mut rules = Rules::new(Tools::default());
+        rules.follow([1].into_iter());
+        read(&mut rules, S, nftables("first"));
+        rules.changed(1, 5 * S, 5 * S);
+        assert_eq!(text_at(&rules, 3 * S).as_deref(), Some("first"));
+        let by = Decider::Nftables { table: 7, chain: 1, rule: RuleOrPolicy::Rule(5) };
+        assert!(rules.could_tell(1, 6 * S, Some(&by), false), "it has changed");
+        assert!(!rules.could_tell(1, 3 * S, Some(&by), false));
+        read(&mut rules, 7 * S, nftables("second"));
+        assert!(!rules.could_tell(1, 6 * S, Some(&by), false));
+        assert_eq!(text_at(&rules, 3 * S).as_deref(), Some("first"));
+        assert_eq!(text_at(&rules, 6 * S).as_deref(), Some("second"));
+        // Whether it was before or behind the change cannot be told.
+        assert_eq!(text_at(&rules, 5 * S - NOTICED / 2), None);
+        let ways = |time| rules.ways(1, time, &Packet::default(), &[suspect("nftables")]).unwrap();
+        assert_eq!(ways(3 * S)[0].text.as_deref(), Some("first"));
+        assert_eq!(ways(6 * S)[0].text.as_deref(), Some("second"));
+        assert_eq!(ways(5 * S - NOTICED / 2).len(), 2);
+    }
+
+    #[test]
+    fn a_rule_that_is_gone_keeps_its_text() {
+        let mut rules = Rules::new(Tools::default());
+        rules.follow([1].into_iter());
+        read(&mut rules, S, nftables("gone"));
+        rules.changed(1, 2 * S, 2 * S);
+        read(&mut rules, 3 * S, Ruleset::default());
+        assert_eq!(text_at(&rules, S + S / 2).as_deref(), Some("gone"));
+    }
+
+    #[test]
+    fn what_is_not_known_is_asked_for_once_and_not_again_for_the_same_packet() {
+        let mut rules = Rules::new(Tools::default());
+        let by = Decider::Nftables { table: 7, chain: 1, rule: RuleOrPolicy::Rule(9) };
+        assert!(rules.could_tell(1, S, Some(&by), false));
+        rules.follow([1].into_iter());
+        read(&mut rules, S, nftables("first"));
+        assert!(rules.could_tell(1, 2 * S, Some(&by), false), "it may have been added since");
+        assert!(!rules.could_tell(1, S / 2, Some(&by), false), "it was read since");
+        let unknown = rules.decided(1, 2 * S, forward(), &by).unwrap();
+        assert_eq!((unknown.handle, unknown.text), (Some(9), None));
+        let elsewhere = Decider::Nftables { table: 8, chain: 1, rule: RuleOrPolicy::Policy };
+        assert_eq!(rules.decided(1, S, forward(), &elsewhere), None);
+        assert!(!rules.could_tell(1, 9 * S, Some(&Decider::Conntrack), false));
+    }
+
+    #[test]
+    fn what_could_not_be_listed_is_tried_again_a_few_times() {
+        let mut rules = Rules::new(Tools::default());
+        rules.follow([1].into_iter());
+        for second in 1..=3 {
+            read(&mut rules, second * S, Ruleset { incomplete: true, ..nftables("x") });
+            let again = rules.could_tell(1, second * S + 1, None, false);
+            assert_eq!(again, second < 3, "{second}");
+        }
+    }
+
+    #[test]
+    fn of_legacy_rules_the_one_that_counted_decided() {
+        let with = |first, second| {
+            let tests = || vec![Test::Unclear];
+            let all = vec![
+                rule(1, "-A FORWARD -m a -j DROP", tests(), End::Drop, first),
+                rule(2, "-A FORWARD -m b -j DROP", tests(), End::Drop, second),
+            ];
+            let legacy = vec![table(Family::Ip, "filter", 0, all)];
+            Ruleset { legacy, ..Ruleset::default() }
+        };
+        let mut rules = Rules::new(Tools::default());
+        rules.follow([1].into_iter());
+        read(&mut rules, S, with(3, 3));
+        let ways = |rules: &Rules| {
+            let ways = rules.ways(1, 2 * S, &Packet::default(), &[suspect("iptables-legacy")]);
+            ways.unwrap().iter().map(|way| way.number.unwrap()).collect::<Vec<_>>()
+        };
+        assert_eq!(ways(&rules), [1, 2]);
+        assert!(rules.could_tell(1, 2 * S, None, true));
+        read(&mut rules, 3 * S, with(3, 4));
+        assert!(!rules.could_tell(1, 2 * S, None, true));
+        assert_eq!(ways(&rules), [2]);
+        let by =
+            Decider::Legacy { family: HookFamily::Ipv4, table: "filter".into(), rule: Some(2) };
+        let decided = rules.decided(1, 2 * S, forward(), &by).unwrap();
+        assert_eq!((decided.number, decided.handle, decided.inferred), (Some(2), None, false));
+    }
+
+    #[test]
+    fn the_base_chain_is_found_where_the_kernel_does_not_tell_it() {
+        let mut all = nftables("x");
+        let table = all.tables.get_mut(&7).unwrap();
+        let jump = End::Jump("sub".into());
+        table.chains[0].rules = vec![rule(6, "jump sub", Vec::new(), jump, 0)];
+        let rules = vec![rule(5, "drop", Vec::new(), End::Drop, 0)];
+        table.chains.push(Chain { name: "sub".into(), handle: 2, base: None, rules });
+        let mut rules = Rules::new(Tools::default());
+        read(&mut rules, S, all);
+        let by = Decider::Nftables { table: 7, chain: 0, rule: RuleOrPolicy::Rule(5) };
+        let decided = rules.decided(1, 2 * S, forward(), &by).unwrap();
+        assert_eq!(
+            (decided.chain.chain.as_str(), decided.within.as_deref()),
+            ("FORWARD", Some("sub"))
+        );
+        assert_eq!(decided.chain.priority, Some(0));
+        let by = Decider::Nftables { table: 7, chain: 0, rule: RuleOrPolicy::Policy };
+        let decided = rules.decided(1, 2 * S, forward(), &by).unwrap();
+        assert_eq!((decided.policy, decided.chain.chain.as_str()), (Some(true), "FORWARD"));
+    }
 }

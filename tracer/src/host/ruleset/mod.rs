@@ -17,7 +17,12 @@ mod text;
 pub mod tool;
 pub mod ways;
 
-use std::{collections::BTreeMap, io, net::IpAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    net::IpAddr,
+    sync::Arc,
+};
 
 use super::{
     Error,
@@ -34,6 +39,8 @@ pub struct Ruleset {
     pub tables: BTreeMap<u64, Table>,
     /// Legacy tables that are in use; they have no handle.
     pub legacy: Vec<Table>,
+    /// A program that lists rules is there and did not.
+    pub incomplete: bool,
 }
 
 /// A table.
@@ -188,7 +195,7 @@ impl Ruleset {
     pub fn read(netns: &Netns, tools: &Tools) -> Result<Self, Error> {
         let label = netns.label();
         let read = || {
-            let mut rules = Self { tables: dump::tables()?, legacy: Vec::new() };
+            let mut rules = Self { tables: dump::tables()?, ..Self::default() };
             if !rules.tables.is_empty() {
                 rules.say(tools, &label);
             }
@@ -205,6 +212,7 @@ impl Ruleset {
         match nft.run(&["-j", "list", "ruleset"]).and_then(|json| structure::fill(self, &json)) {
             Ok(()) => {}
             Err(e) => {
+                self.incomplete = true;
                 log::info!("what the rules of {label} compare is not known: {e}");
                 // It would hang a second time.
                 if e.kind() == io::ErrorKind::TimedOut {
@@ -216,7 +224,10 @@ impl Ruleset {
         // the elements of sets, of which there can be a million.
         match nft.run(&["-s", "-t", "-a", "list", "ruleset"]) {
             Ok(listing) => text::fill(self, &listing),
-            Err(e) => log::info!("the text of the rules of {label} is not known: {e}"),
+            Err(e) => {
+                self.incomplete = true;
+                log::info!("the text of the rules of {label} is not known: {e}");
+            }
         }
     }
 
@@ -243,6 +254,19 @@ impl Ruleset {
     /// The same, to change.
     fn table_mut(&mut self, family: &str, name: &str) -> Option<&mut Table> {
         self.tables.values_mut().find(|t| t.family.name() == family && t.name == name)
+    }
+
+    /// Where base chains sit: by table, chain, hook and priority.
+    pub fn bases(&self) -> BTreeSet<(u64, u64, Option<Hook>, i32)> {
+        let of = |table: &Table| {
+            let handle = table.handle;
+            let bases = table.chains.iter().filter_map(move |chain| {
+                let base = chain.base.as_ref()?;
+                Some((handle, chain.handle, base.hook, base.runs_at()))
+            });
+            bases.collect::<Vec<_>>()
+        };
+        self.tables.values().flat_map(of).collect()
     }
 
     /// A legacy table.

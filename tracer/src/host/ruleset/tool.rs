@@ -49,10 +49,16 @@ pub struct Tools {
 impl Tools {
     /// Those of this machine.
     pub fn find() -> Self {
-        let first = |names: &[&str]| names.iter().find_map(|name| Tool::find(name));
+        let is_legacy = |tool: &Tool| {
+            let real = tool.path.canonicalize().unwrap_or_default();
+            !real.to_string_lossy().contains("-nft")
+        };
+        let first = |names: &[&str]| {
+            names.iter().find_map(|name| Tool::find(name).filter(|tool| is_legacy(tool)))
+        };
         Self {
-            nft: first(&["nft"]),
-            // Without alternatives of nftables, the plain name is the legacy program.
+            nft: Tool::find("nft"),
+            // The plain name is the legacy program, unless it leads to that of nftables.
             iptables_save: first(&["iptables-legacy-save", "iptables-save"]),
             ip6tables_save: first(&["ip6tables-legacy-save", "ip6tables-save"]),
             ebtables: first(&["ebtables-legacy", "ebtables"]),
