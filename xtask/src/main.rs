@@ -11,6 +11,7 @@ mod step;
 mod test;
 #[path = "../../tracer/build/toolchain.rs"]
 mod toolchain;
+mod vm;
 
 use std::{ffi::OsString, process::ExitCode};
 
@@ -42,6 +43,8 @@ enum Task {
         /// Only tests whose name contains this
         name: Option<String>,
     },
+    /// Run a command as root under other kernels: cargo xtask vm --kernel 6.1 -- uname -r
+    Vm(vm::Vm),
     /// A network of namespaces to play with
     Lab(lab::Lab),
     /// Show pathtrace at work on a small network, from nothing
@@ -66,6 +69,7 @@ fn carry_out(task: Task) -> Result<ExitCode> {
         Task::Build => drop(build::run()?),
         Task::Run { args } => run::run(&args)?,
         Task::Test { name } => return test::run(name.as_deref()),
+        Task::Vm(vm) => return Ok(vm::run(vm)),
         Task::Lab(lab) => lab::run(lab)?,
         Task::Demo => demo::run()?,
         Task::Bench => bench::run()?,
