@@ -6,6 +6,7 @@ use std::{thread, time::Duration};
 use anyhow::Result;
 use lab::{
     Journey, Lab, Records, Trace,
+    pace::patience,
     topology::{C1, HOST, HOST_MAC, UPLINK, UPLINK_MAC, WORLD},
     traffic::{self, at},
 };
@@ -79,7 +80,7 @@ fn unreachable_neighbour() -> Result<()> {
     // Nobody has this address: the host asks three times, then gives up.
     let records = Trace::during(&lab, &["--ip", C1, "--proto", "udp"], || {
         traffic::udp_send(lab.netns("c1")?, at("198.51.100.77", PORT)?, 1)?;
-        thread::sleep(Duration::from_secs(4));
+        thread::sleep(patience(Duration::from_secs(4)));
         Ok(())
     })?;
     let journey = records.assert_dropped(is_probe, "host neigh", "NEIGH_FAILED");
@@ -179,7 +180,7 @@ fn link_down() -> Result<()> {
     // With the neighbour known the packet gets as far as the device.
     host.ip("neigh replace 198.51.100.2 lladdr 02:00:00:00:00:01 dev eth-up nud permanent")?;
     world.ip("link set eth0 down")?;
-    thread::sleep(Duration::from_millis(1500));
+    thread::sleep(patience(Duration::from_millis(1500)));
     let records = probe(&lab, WORLD)?;
     records.assert_dropped(is_probe, "host:eth-up dev_queue", "QDISC_DROP");
     Ok(())
