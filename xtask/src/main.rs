@@ -47,7 +47,7 @@ enum Task {
     /// Show pathtrace at work on a small network, from nothing
     Demo,
     /// Measure what tracing costs
-    Bench,
+    Bench(bench::Bench),
 }
 
 fn main() -> ExitCode {
@@ -69,7 +69,7 @@ fn carry_out(task: Task) -> Result<ExitCode> {
         Task::Vm(vm) => return Ok(vm::run(vm)),
         Task::Lab(lab) => lab::run(lab)?,
         Task::Demo => demo::run()?,
-        Task::Bench => bench::run()?,
+        Task::Bench(bench) => bench::run(&bench)?,
     }
     Ok(ExitCode::SUCCESS)
 }

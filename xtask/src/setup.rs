@@ -38,6 +38,12 @@ const GUEST_TOOLS: [Tool; 6] = [
     Tool { command: "conntrack", package: "conntrack", why: "the scenarios' connections" },
 ];
 
+/// What tracing is measured beside.
+const TOOLS_TO_COMPARE: [Tool; 2] = [
+    Tool { command: "tcpdump", package: "tcpdump", why: "to be measured beside pathtrace" },
+    Tool { command: "bpftrace", package: "bpftrace", why: "to be measured beside pathtrace" },
+];
+
 /// Comes with QEMU in Debian 12, and by itself later: looked for when QEMU is there.
 const VIRTIOFSD: Tool =
     Tool { command: "virtiofsd", package: "virtiofsd", why: "the guests' root" };
@@ -67,6 +73,11 @@ pub fn run() -> Result<()> {
     eprintln!("kernel side: {compiler}; {}", linker.display());
     eprintln!("setup: nothing is missing ({:.1} s)", start.elapsed().as_secs_f32());
     Ok(())
+}
+
+/// Installs what tracing is measured beside, where it is missing.
+pub fn tools_to_compare_with() -> Result<()> {
+    tools(&TOOLS_TO_COMPARE, |tool| find(tool.command).is_some())
 }
 
 /// Installs what guests need and this machine lacks.

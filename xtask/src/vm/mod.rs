@@ -150,7 +150,7 @@ pub fn attend(kernel: &Kernel, job: &Job, sink: &mut dyn Sink) -> Result<(Outcom
 }
 
 /// Passes on what the command prints.
-struct PassOn;
+pub struct PassOn;
 
 impl Sink for PassOn {
     fn take(&mut self, stream: Stream, bytes: &[u8]) -> Result<()> {
