@@ -355,6 +355,11 @@ impl<'a> Trace<'a> {
             return;
         }
         let changed = std::mem::take(&mut self.changed);
+        for change in &changed {
+            if let Change::Gone(inode) = change {
+                self.attacher.forget(&mut self.probes, *inode);
+            }
+        }
         let mut snapshot = self.machine.snapshot().clone();
         self.looking = Some(spawn_blocking(move || {
             if changed.contains(&Change::Namespaces) {
@@ -381,6 +386,7 @@ impl<'a> Trace<'a> {
         self.watched = self.attacher.attach(&mut self.probes, self.machine.snapshot());
         self.machine.brackets = self.probes.brackets.clone();
         follow(&mut self.watch, &self.attacher.to_follow(self.machine.snapshot()));
+        self.changed.extend(self.attacher.came().iter().copied().map(Change::Namespace));
     }
 
     fn event_counts(&self) -> anyhow::Result<Events> {
