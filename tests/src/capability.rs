@@ -10,6 +10,9 @@ use crate::{Lab, command, notes, topology, trace};
 /// The mechanism that sees each base chain by itself, and hooks without any.
 const BY_LINK: &str = "netfilter_link";
 
+/// The mechanism of tc that leaves nothing behind.
+const TCX: &str = "tcx";
+
 /// Something that a scenario needs and not every kernel has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Capability {
@@ -17,6 +20,8 @@ pub enum Capability {
     Point(&'static str),
     /// Hooks that are seen chain by chain, and in namespaces where nothing is hooked too.
     HooksByLink,
+    /// tc programs that go with their process, by links.
+    TcByLink,
     /// A drop reason that the kernel has, named without `SKB_DROP_REASON_`.
     Reason(&'static str),
     /// Bridged packets in the hooks of IP.
@@ -28,6 +33,7 @@ impl fmt::Display for Capability {
         match self {
             Capability::Point(point) => write!(f, "the point {point} on this kernel"),
             Capability::HooksByLink => f.write_str("netfilter links in this kernel"),
+            Capability::TcByLink => f.write_str("tcx links in this kernel"),
             Capability::Reason(reason) => write!(f, "the drop reason {reason} in this kernel"),
             Capability::BridgeNetfilter => f.write_str("br_netfilter in this kernel"),
         }
@@ -63,6 +69,9 @@ impl Lab {
             Capability::Point(point) => Ok(mechanisms()?.contains_key(point)),
             Capability::HooksByLink => {
                 Ok(mechanisms()?.get("nf_forward").is_some_and(|mechanism| mechanism == BY_LINK))
+            }
+            Capability::TcByLink => {
+                Ok(mechanisms()?.get("tc_ingress").is_some_and(|mechanism| mechanism == TCX))
             }
             Capability::Reason(reason) => Ok(has_reason(reason)),
             Capability::BridgeNetfilter => topology::has_bridge_netfilter(self.netns("host")?),
