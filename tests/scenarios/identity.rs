@@ -7,11 +7,13 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread,
+    time::Duration,
 };
 
 use anyhow::{Context, Result};
 use lab::{
     Lab, Trace,
+    pace::patience,
     topology::{C1, WORLD},
     trace::{Output, binary},
     traffic::{self, MAGIC, Numbered, at},
@@ -55,8 +57,9 @@ struct Seen {
 #[test]
 fn a_hundred_flows_are_not_mixed_up() -> Result<()> {
     let lab = Lab::standard()?;
+    let numbered = NUMBERED.paced();
     let seen = Arc::new(Mutex::new(Seen {
-        journeys_of: vec![0; NUMBERED.packets as usize],
+        journeys_of: vec![0; numbered.packets as usize],
         wrong: Vec::new(),
         lost: None,
     }));
@@ -71,9 +74,9 @@ fn a_hundred_flows_are_not_mixed_up() -> Result<()> {
         }
     };
     let trace = Trace::spawn(lab.netns("host")?, command, Output::Each(Box::new(read)))?;
-    let arrived = NUMBERED.send(lab.netns("c1")?, lab.netns("world")?, at(WORLD, 7)?)?;
-    assert_eq!(arrived, NUMBERED.packets, "the lab itself lost packets");
-    std::thread::sleep(std::time::Duration::from_millis(500));
+    let arrived = numbered.send(lab.netns("c1")?, lab.netns("world")?, at(WORLD, 7)?)?;
+    assert_eq!(arrived, numbered.packets, "the lab itself lost packets");
+    thread::sleep(patience(Duration::from_millis(500)));
     trace.signal(Signal::INT)?;
     let ended = trace.wait()?;
     assert!(ended.status.success(), "{}", ended.stderr);
@@ -124,7 +127,7 @@ fn send_to_self(over: &AtomicBool) -> std::io::Result<()> {
         for _ in 0..8 {
             to.recv(&mut [0; 100])?;
         }
-        thread::sleep(std::time::Duration::from_micros(200));
+        thread::sleep(Duration::from_micros(200));
     }
     Ok(())
 }

@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use crate::command;
+use crate::{command, pace::patience};
 
 /// How long interfaces may take to be up.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -101,6 +101,12 @@ impl Netns {
         self.enter(|| path.exists())
     }
 
+    /// Whether anything is hooked in here that decides about packets: rules, or what they rest on.
+    pub fn has_rules(&self) -> Result<bool> {
+        let listed = self.run("nft", &["list", "ruleset"])?;
+        Ok(!listed.trim().is_empty())
+    }
+
     /// Waits until every interface carries packets: the kernel notices a carrier within a second,
     /// and drops till then what is sent, or received by a port of a bridge.
     pub fn settle(&self) -> Result<()> {
@@ -112,7 +118,8 @@ impl Netns {
                 words.next() != Some("lo") && words.next() != Some("UP")
             });
             let Some(down) = down else { break };
-            ensure!(start.elapsed() < PATIENCE, "in {}: still not up: {down}", self.name);
+            let patience = patience(PATIENCE);
+            ensure!(start.elapsed() < patience, "in {}: still not up: {down}", self.name);
             thread::sleep(Duration::from_millis(5));
         }
         loop {
@@ -120,7 +127,8 @@ impl Netns {
             let Some(port) = ports.lines().find(|port| !port.contains("state forwarding")) else {
                 return Ok(());
             };
-            ensure!(start.elapsed() < PATIENCE, "in {}: still not forwarding: {port}", self.name);
+            let patience = patience(PATIENCE);
+            ensure!(start.elapsed() < patience, "in {}: still not forwarding: {port}", self.name);
             thread::sleep(Duration::from_millis(5));
         }
     }

@@ -64,6 +64,9 @@ pub enum Change {
     Rules(u32),
     /// Namespaces came, went, or got another name.
     Namespaces,
+    /// The namespace with this inode is gone. The kernel gives an inode away again at once, so that
+    /// what has it now is another.
+    Gone(u32),
 }
 
 /// Watches namespaces. Needs a tokio runtime with time and I/O.
@@ -265,9 +268,11 @@ impl Watch {
         let pause = match scan {
             Some(scan) => {
                 if scan.known != self.known {
-                    let is_there = |inode: &u32| scan.known.iter().any(|(i, _)| i == inode);
-                    self.sockets.retain(|inode, _| is_there(inode));
-                    self.rules.retain(|inode, _| is_there(inode));
+                    let is_known = |inode: u32| scan.known.iter().any(|(i, _)| *i == inode);
+                    self.sockets.retain(|inode, _| is_known(*inode));
+                    self.rules.retain(|inode, _| is_known(*inode));
+                    let gone = self.known.iter().map(|(inode, _)| *inode).filter(|i| !is_known(*i));
+                    self.changes.extend(gone.map(Change::Gone));
                     self.known = scan.known;
                     self.changes.insert(Change::Namespaces);
                 }
@@ -484,9 +489,8 @@ mod tests {
         }
         watch.follow(std::slice::from_ref(&netns));
         drop(test);
-        while watch.sockets.contains_key(&netns.inode) {
-            assert!(told(&mut watch, Change::Namespaces).await);
-        }
+        assert!(told(&mut watch, Change::Gone(netns.inode)).await);
+        assert!(!watch.sockets.contains_key(&netns.inode));
         assert!(netns.open().is_err());
         let failed = watch.follow(std::slice::from_ref(&netns));
         assert!(failed[0].1.is_gone());

@@ -442,6 +442,11 @@ impl<'a> Trace<'a> {
             return;
         }
         let changed = std::mem::take(&mut self.changed);
+        for change in &changed {
+            if let Change::Gone(inode) = change {
+                self.attacher.forget(&mut self.probes, *inode);
+            }
+        }
         let mut snapshot = self.machine.snapshot().clone();
         self.looking = Some(spawn_blocking(move || {
             if changed.contains(&Change::Namespaces) {
@@ -473,6 +478,7 @@ impl<'a> Trace<'a> {
         let followed = self.attacher.to_follow(self.machine.snapshot());
         follow(&mut self.watch, &followed);
         self.machine.rules.follow(tell_rules(&self.watch, &followed));
+        self.changed.extend(self.attacher.came().iter().copied().map(Change::Namespace));
     }
 
     fn event_counts(&self) -> anyhow::Result<Events> {
