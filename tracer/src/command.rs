@@ -6,7 +6,7 @@ use std::{
 };
 
 use clap::{CommandFactory as _, error::ErrorKind};
-use tracer_common::point::Layer;
+use tracer_common::point::{Layer, Point};
 
 use crate::{
     cli::{Cli, Command},
@@ -71,7 +71,7 @@ fn print(text: &str) -> io::Result<()> {
 
 /// One line a point: by what it is watched, or why it is not. Then what is told with other points.
 fn probes(mut offers: Vec<Offer>, asides: Vec<Aside>) -> String {
-    offers.sort_by_key(|offer| offer.point);
+    offers.sort_by_key(|offer| Point::ALL.iter().position(|point| *point == offer.point));
     let points = offers.into_iter().map(|o| (o.point.name(), o.point.layer(), o.how, o.functions));
     let asides = asides.into_iter().map(|a| (a.name, a.layer, a.how, a.functions));
     let line = |(name, layer, how, functions): (&str, Layer, Result<Mechanism, String>, _)| {
@@ -111,12 +111,20 @@ fn watched(how: &Result<Mechanism, String>, functions: Vec<Function>) -> String 
     text
 }
 
-/// Which functions are not watched, why, and what is lost: what is the same is said once.
+/// Which functions are not watched, why, and what is lost: what is the same is said once. Without a
+/// module nothing is lost: nothing there is called.
 fn missing(functions: &[Function]) -> String {
     let mut reasons: Vec<(&Function, Vec<&str>)> = Vec::new();
+    let mut modules: Vec<&str> = Vec::new();
     for function in functions {
+        if let Some(module) = function.waits_for {
+            if !modules.contains(&module) {
+                modules.push(module);
+            }
+            continue;
+        }
         let same =
-            |known: &&Function| known.how == function.how && known.without == function.without;
+            |known: &Function| known.how == function.how && known.without == function.without;
         match reasons.iter_mut().find(|(known, _)| same(known)) {
             Some((_, names)) => names.push(function.name),
             None => reasons.push((function, vec![function.name])),
@@ -124,7 +132,11 @@ fn missing(functions: &[Function]) -> String {
     }
     let clause = |(function, names): &(&Function, Vec<&str>)| {
         let why = function.how.as_ref().err().map_or("", String::as_str);
-        format!("no {}: {}: {}", names.join(", "), why.replace('\n', " "), function.without)
+        format!("not {}: {why}; so {}", names.join(", "), function.without)
     };
-    reasons.iter().map(clause).collect::<Vec<_>>().join("; ")
+    let mut clauses: Vec<_> = reasons.iter().map(clause).collect();
+    if !modules.is_empty() {
+        clauses.push(format!("not loaded: {}", modules.join(", ")));
+    }
+    clauses.join("; ")
 }

@@ -30,6 +30,21 @@ pub struct Start {
     pub points: Vec<WatchedPoint>,
     /// The points that this kernel cannot show.
     pub missing: Vec<MissingPoint>,
+    /// What is told with other points: who decided in a hook, which rule.
+    pub details: Vec<Detail>,
+}
+
+/// Something that is told with points, and how it is watched.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct Detail {
+    /// `nft_chain`, `nft_rule`, `legacy_table` or `confirm`.
+    pub detail: String,
+    /// As of a point; absent where it is not watched.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mechanism: Option<String>,
+    /// Why it is not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
 }
 
 /// A point and how it is watched.

@@ -202,6 +202,7 @@ fn start() -> Start {
         time: Clock::default().wall(6),
         points: vec![WatchedPoint { point: "drop".to_owned(), mechanism: "tp_btf".to_owned() }],
         missing: vec![MissingPoint { point: "socket".to_owned(), why: "no".to_owned() }],
+        details: vec![],
     }
 }
 

@@ -265,7 +265,7 @@ fn planned(function: &'static Function, facts: &Facts, allowed: Mechanisms) -> P
         match facts.refused.get(&mechanism) {
             Some(why) => refused.push(why.clone()),
             None if mechanism == Mechanism::Fentry && forms.fexit && !facts.tells_returns => {
-                refused.push("fentry: this kernel has no bpf_get_func_ret (Linux 5.17)".into());
+                refused.push("fentry tells no results here (Linux 5.17)".into());
             }
             None => usable.push(mechanism),
         }
@@ -275,7 +275,7 @@ fn planned(function: &'static Function, facts: &Facts, allowed: Mechanisms) -> P
     } else if refused.is_empty() {
         Err(Missing::Never(LEFT_OUT.into()))
     } else {
-        Err(Missing::Never(std::mem::take(&mut refused).join("; ")))
+        Err(Missing::Never(std::mem::take(&mut refused).join(", ")))
     };
     Planned { function, attempts, refused }
 }
@@ -304,7 +304,7 @@ fn attempts(
         .collect();
     if attempts.is_empty() {
         let names = function.symbols.join(" or ");
-        return Err(Missing::Never(format!("fentry: this kernel's BTF has no function {names}")));
+        return Err(Missing::Never(format!("this kernel's BTF has no function {names}")));
     }
     Ok(attempts)
 }
@@ -389,7 +389,7 @@ mod tests {
         };
         assert_eq!(
             tried(&none, &[])[..2],
-            ["- fentry: no; kprobe_multi: no; kprobe: no", "- fentry: no; kprobe: no"]
+            ["- fentry: no, kprobe_multi: no, kprobe: no", "- fentry: no, kprobe: no"]
         );
     }
 
@@ -409,7 +409,7 @@ mod tests {
         let mut untyped = facts();
         untyped.typed.clear();
         let only = tried(&untyped, &[Mechanism::Fentry]);
-        assert_eq!(only[0], "- fentry: this kernel's BTF has no function ip_rcv");
+        assert_eq!(only[0], "- this kernel's BTF has no function ip_rcv");
     }
 
     #[test]

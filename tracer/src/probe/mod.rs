@@ -173,6 +173,7 @@ pub struct Probes {
     /// By namespace inode.
     hooks: HashMap<u32, Hooks>,
     netfilter_works: bool,
+    armed: bool,
     /// The kernel side's own log, where it is on.
     log: Option<EbpfLogger<&'static dyn log::Log>>,
 }
@@ -314,6 +315,7 @@ impl Probes {
             interfaces: HashMap::new(),
             hooks: HashMap::new(),
             netfilter_works: hooks.is_ok(),
+            armed: false,
             log,
         })
     }
@@ -359,11 +361,7 @@ impl Probes {
     /// # Errors
     /// When the kernel refuses to write the map.
     pub fn attach_late(&mut self) -> anyhow::Result<()> {
-        if !self.watches.attach_late() {
-            return Ok(());
-        }
-        let rules = self.watches.sees_every_rule().into();
-        self.write_state(|state| State { rules, ..state })
+        if self.watches.attach_late() { self.tell_state() } else { Ok(()) }
     }
 
     /// Attaches the tc programs to an interface, once.
@@ -446,16 +444,20 @@ impl Probes {
     /// # Errors
     /// When the kernel refuses to write the map.
     pub fn arm(&mut self, armed: bool) -> anyhow::Result<()> {
-        let linked = self.netfilter_works.into();
-        let rules = self.watches.sees_every_rule().into();
-        self.write_state(|state| State { armed: armed.into(), linked, rules, ..state })
+        self.armed = armed;
+        self.tell_state()
     }
 
-    fn write_state(&mut self, change: impl FnOnce(State) -> State) -> anyhow::Result<()> {
+    fn tell_state(&mut self) -> anyhow::Result<()> {
         let map = self.ebpf.map_mut("STATE").ok_or_else(|| anyhow!("the map STATE is missing"))?;
         let mut state: Array<_, State> = Array::try_from(map)?;
-        let before = state.get(&0, 0).unwrap_or_default();
-        state.set(0, change(before), 0).context("cannot write map STATE")
+        let now = State {
+            armed: self.armed.into(),
+            learned: state.get(&0, 0).unwrap_or_default().learned,
+            linked: self.netfilter_works.into(),
+            rules: self.watches.sees_every_rule().into(),
+        };
+        state.set(0, now, 0).context("cannot write map STATE")
     }
 
     /// The ring buffer that events come through. To be taken once.

@@ -42,18 +42,19 @@ pub struct Function {
     pub how: Result<Mechanism, String>,
     /// What is lost without it, one clause.
     pub without: &'static str,
+    /// The module that it waits for: it is watched as soon as that is loaded.
+    pub waits_for: Option<&'static str>,
 }
 
 impl From<&Watched> for Function {
     fn from(watched: &Watched) -> Self {
         let functions::Function { symbols, without, .. } = watched.function;
-        match &watched.how {
-            Ok(attempt) => Self { name: attempt.symbol, how: Ok(attempt.mechanism), without },
-            Err(why) => {
-                let name = symbols.first().copied().unwrap_or_default();
-                Self { name, how: Err(why.clone()), without }
-            }
-        }
+        let waits_for = watched.waits_for;
+        let (name, how) = match &watched.how {
+            Ok(attempt) => (attempt.symbol, Ok(attempt.mechanism)),
+            Err(why) => (symbols.first().copied().unwrap_or_default(), Err(why.clone())),
+        };
+        Self { name, how, without, waits_for }
     }
 }
 
@@ -127,7 +128,7 @@ mod tests {
     fn watched(symbol: &'static str, how: Result<Mechanism, &str>) -> Watched {
         let function = CATALOGUE.iter().find(|line| line.symbols == [symbol]).unwrap();
         let how = how.map(|mechanism| Attempt { symbol, mechanism }).map_err(str::to_owned);
-        Watched { function, how }
+        Watched { function, how, waits_for: None }
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::{
     os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
     sync::{Arc, Mutex, OnceLock},
     thread,
+    time::Instant,
 };
 
 use super::{
@@ -29,6 +30,8 @@ pub struct Watched {
     pub function: &'static Function,
     /// What watches it, or why nothing does.
     pub how: Result<Attempt, String>,
+    /// The module that it waits for: it is watched as soon as that is loaded.
+    pub waits_for: Option<&'static str>,
 }
 
 /// The watched functions. Their programs are detached with this value.
@@ -66,12 +69,14 @@ impl Watches {
     /// Attaches what is loaded. What cannot be attached by one mechanism is tried by the next.
     pub fn attach(&mut self) {
         let kernel = &self.kernel;
-        let waiting = self.watches.iter_mut().filter(|watch| watch.is_loaded());
-        in_parallel(waiting.collect(), |watch| watch.attach(kernel));
+        let waiting: Vec<_> = self.watches.iter_mut().filter(|w| w.is_loaded()).collect();
+        let (many, began) = (waiting.len(), Instant::now());
+        in_parallel(waiting, |watch| watch.attach(kernel));
+        log::info!("attached to {many} kernel functions in {:?}", began.elapsed());
     }
 
-    /// Watches functions of modules that were loaded since. Cheap when no module was. Whether
-    /// any was tried.
+    /// Watches functions of modules that were loaded since; whether modules came or went. Cheap
+    /// when none did.
     pub fn attach_late(&mut self) -> bool {
         let modules = loaded_modules();
         if modules == self.modules {
@@ -91,13 +96,13 @@ impl Watches {
         self.modules = modules;
         let modules = &self.modules;
         if !self.watches.iter().any(|watch| watch.waits_for(modules)) {
-            return false;
+            return true;
         }
         let types = match KernelTypes::read() {
             Ok(types) => types,
             Err(e) => {
                 log::warn!("functions of new modules are not watched: {e:#}");
-                return false;
+                return true;
             }
         };
         let mut facts = facts(&self.kernel.own, &types, self.modules.clone());
@@ -142,7 +147,11 @@ impl Watches {
 
     /// What became of each.
     pub fn watched(&self) -> impl Iterator<Item = Watched> + '_ {
-        self.watches.iter().map(|watch| Watched { function: watch.function, how: watch.how() })
+        self.watches.iter().map(|watch| Watched {
+            function: watch.function,
+            how: watch.how(),
+            waits_for: watch.waits_for,
+        })
     }
 
     /// The loaded programs, each once.
@@ -158,7 +167,10 @@ impl Drop for Watches {
     fn drop(&mut self) {
         // Each waits until no CPU is in the program any more.
         let links = self.watches.iter_mut().flat_map(|watch| std::mem::take(&mut watch.links));
-        in_parallel(links.collect(), drop);
+        let links: Vec<_> = links.collect();
+        let (many, began) = (links.len(), Instant::now());
+        in_parallel(links, drop);
+        log::info!("took {many} programs from kernel functions in {:?}", began.elapsed());
     }
 }
 
@@ -236,18 +248,19 @@ impl Kernel {
             refused: Mutex::default(),
         };
         kernel.learn(types);
-        let mut refuse = |mechanism: Mechanism, why: String| {
-            facts.refused.insert(mechanism, format!("{}: {why}", mechanism.name()));
+        let mut refuse = |mechanism: Mechanism, why: &io::Error| {
+            facts.refused.insert(mechanism, refusal(mechanism, why));
         };
         if allowed.allow(Mechanism::Fentry)
             && let Some(function) = kernel.functions.values().find(|f| f.module.is_none())
             && let Err(e) = sys::try_load(Kind::Fentry(Target { id: function.id, object: None }))
         {
-            refuse(Mechanism::Fentry, refusal(&e));
+            refuse(Mechanism::Fentry, &e);
         }
         match KprobeSource::find() {
             Ok(source) => kernel.kprobes = Some(source),
-            Err(_) => refuse(Mechanism::Kprobe, "this kernel is built without kprobes".into()),
+            // There is no such file.
+            Err(_) => refuse(Mechanism::Kprobe, &io::Error::from_raw_os_error(libc::EOPNOTSUPP)),
         }
         if allowed.allow(Mechanism::KprobeMulti) {
             // Whether fprobes are built in, only a link tells: to no function, it costs nothing.
@@ -255,7 +268,7 @@ impl Kernel {
                 .and_then(|program| sys::attach_kprobe_multi(program.as_fd(), &[]));
             match link {
                 Err(e) if e.kind() != io::ErrorKind::InvalidInput => {
-                    refuse(Mechanism::KprobeMulti, refusal(&e));
+                    refuse(Mechanism::KprobeMulti, &e);
                 }
                 _ => {}
             }
@@ -337,7 +350,8 @@ impl Kernel {
         sys::load(name, instructions, kind).map(Arc::new).map_err(|error| {
             let why = format!("kernel {} refused program {name}: {error}", self.release);
             log::debug!("{why}");
-            why
+            // The log of the verifier has many lines.
+            why.split_whitespace().collect::<Vec<_>>().join(" ")
         })
     }
 
@@ -353,19 +367,21 @@ impl Kernel {
     }
 }
 
+/// The kernel's own, which it lets out where trampolines are refused (linux/errno.h).
+const ENOTSUPP: i32 = 524;
+
 /// Whether an error on attaching is not about the function.
 fn is_of_the_mechanism(error: &io::Error) -> bool {
-    // Not in libc: the kernel's own ENOTSUPP, which it lets out here (linux/errno.h).
-    const ENOTSUPP: i32 = 524;
     matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EPERM | libc::ENOSYS | ENOTSUPP))
 }
 
 /// What an error says of a mechanism as a whole.
-fn refusal(error: &io::Error) -> String {
+fn refusal(mechanism: Mechanism, error: &io::Error) -> String {
+    let name = mechanism.name();
     match error.raw_os_error() {
-        Some(libc::EPERM) => "the kernel does not permit it (lockdown?)".into(),
-        Some(libc::EINVAL | libc::EOPNOTSUPP | 524) => "this kernel does not have it".into(),
-        _ => format!("the kernel refused it: {error}"),
+        Some(libc::EPERM) => format!("{name} is not permitted (lockdown?)"),
+        Some(libc::EINVAL | libc::EOPNOTSUPP | ENOTSUPP) => format!("this kernel has no {name}"),
+        _ => format!("the kernel refused {name}: {error}"),
     }
 }
 
@@ -430,7 +446,7 @@ impl Watch {
             None => {
                 let mut why = self.why.clone();
                 why.dedup();
-                Err(why.join("; "))
+                Err(why.join(", "))
             }
         }
     }
@@ -468,7 +484,7 @@ impl Watch {
                 }
                 Err(error) => {
                     let why = if is_of_the_mechanism(&error) {
-                        let why = format!("{}: {}", attempt.mechanism.name(), refusal(&error));
+                        let why = refusal(attempt.mechanism, &error);
                         kernel.refuse(attempt.mechanism, why.clone());
                         why
                     } else {

@@ -41,7 +41,7 @@ use crate::{
     journey::{Assembler, Chronicle, Journey, Limits},
     output::{
         Builder, Clock, Hops, Json, Sink, SinkError, Tally, Text,
-        record::{Events, LostEvents, MissingPoint, OutcomeKind, Start, WatchedPoint},
+        record::{Detail, Events, LostEvents, MissingPoint, OutcomeKind, Start, WatchedPoint},
         use_colour,
     },
     probe::{Aside, Mechanism, Mechanisms, Offer, Probes, Request, Tables, Types},
@@ -64,6 +64,8 @@ const RULES_AT_START: Duration = Duration::from_secs(1);
 /// How long a journey waits for the rules that it met to be read, and how many do at most.
 const RULES_WAIT: Duration = Duration::from_secs(2);
 const MOST_WAITING: usize = 65_536;
+/// How often is looked for modules that were loaded.
+const MODULES_LOOK: Duration = Duration::from_secs(1);
 /// How often learned replies are cleared out, and after what silence.
 const LEARNED_SWEEP: Duration = Duration::from_secs(10);
 const LEARNED_IDLE: Duration = Duration::from_secs(120);
@@ -241,6 +243,7 @@ impl<'a> Trace<'a> {
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut next_sweep = began + LEARNED_SWEEP;
+        let mut next_modules = began + MODULES_LOOK;
         while !self.is_enough() {
             self.look_again();
             self.machine.rules.read_on(now);
@@ -261,6 +264,10 @@ impl<'a> Trace<'a> {
                 _ = tick.tick() => {
                     self.take_events()?;
                     self.probes.pass_on_logs();
+                    if Instant::now() >= next_modules {
+                        next_modules = Instant::now() + MODULES_LOOK;
+                        self.attach_late();
+                    }
                     if Instant::now() >= next_sweep {
                         next_sweep = Instant::now() + LEARNED_SWEEP;
                         self.tables.forget_learned(monotonic().saturating_sub(LEARNED_IDLE));
@@ -471,14 +478,20 @@ impl<'a> Trace<'a> {
             Err(error) => log::warn!("looking at the machine failed: {error}"),
         }
         self.watched = self.attacher.attach(&mut self.probes, self.machine.snapshot());
-        if let Err(error) = self.probes.attach_late() {
-            log::warn!("{error:#}; a drop by a policy is told as one by a rule or the policy");
-        }
+        self.attach_late();
         self.machine.brackets = self.probes.brackets.clone();
         let followed = self.attacher.to_follow(self.machine.snapshot());
         follow(&mut self.watch, &followed);
         self.machine.rules.follow(tell_rules(&self.watch, &followed));
         self.changed.extend(self.attacher.came().iter().copied().map(Change::Namespace));
+    }
+
+    /// Kernel functions of modules that were loaded since: the first rule of a kind loads its module,
+    /// and nothing else tells of it.
+    fn attach_late(&mut self) {
+        if let Err(e) = self.probes.attach_late() {
+            log::warn!("{e:#}; rules of new modules may not be told");
+        }
     }
 
     fn event_counts(&self) -> anyhow::Result<Events> {
@@ -513,6 +526,13 @@ impl<'a> Trace<'a> {
             let why = offer.how.as_ref().err()?.clone();
             Some(MissingPoint { point: offer.point.name().into(), why })
         });
+        let details = self.probes.asides().into_iter().map(|aside| {
+            let (mechanism, why) = match aside.how {
+                Ok(mechanism) => (Some(mechanism.name().to_owned()), None),
+                Err(why) => (None, Some(why)),
+            };
+            Detail { detail: aside.name.into(), mechanism, why }
+        });
         let now = now();
         Start {
             version: env!("CARGO_PKG_VERSION").into(),
@@ -520,6 +540,7 @@ impl<'a> Trace<'a> {
             time: self.clock.wall(now),
             points: points.collect(),
             missing: missing.collect(),
+            details: details.collect(),
         }
     }
 
