@@ -84,11 +84,10 @@ fn a_container_started_while_tracing() -> Result<()> {
         "c3:eth0 tc_ingress",
         "c3:eth0 nf_input",
     ];
-    for (direction, steps) in [("original", &out[..]), ("reply", &back)] {
+    for (direction, steps, to) in [("original", &out[..], "world"), ("reply", &back, "c3")] {
         let journeys = records.of("icmp", direction);
         let last = journeys.last().expect("no journey in this direction");
-        last.assert_passes(steps);
-        assert_eq!(last.outcome(), "delivered", "{last}");
+        last.assert_passes(steps).assert_delivered(to);
     }
     Ok(())
 }

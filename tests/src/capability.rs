@@ -20,6 +20,8 @@ pub enum Capability {
     Point(&'static str),
     /// Hooks that are seen chain by chain, and in namespaces where nothing is hooked too.
     HooksByLink,
+    /// That a packet is seen to be delivered where no process reads it yet, in any namespace.
+    Delivery,
     /// tc programs that go with their process, by links.
     TcByLink,
     /// A drop reason that the kernel has, named without `SKB_DROP_REASON_`.
@@ -33,6 +35,7 @@ impl fmt::Display for Capability {
         match self {
             Capability::Point(point) => write!(f, "the point {point} on this kernel"),
             Capability::HooksByLink => f.write_str("netfilter links in this kernel"),
+            Capability::Delivery => f.write_str("deliveries shown on this kernel"),
             Capability::TcByLink => f.write_str("tcx links in this kernel"),
             Capability::Reason(reason) => write!(f, "the drop reason {reason} in this kernel"),
             Capability::BridgeNetfilter => f.write_str("br_netfilter in this kernel"),
@@ -67,16 +70,17 @@ impl Lab {
     pub fn has(&self, capability: Capability) -> Result<bool> {
         match capability {
             Capability::Point(point) => Ok(mechanisms()?.contains_key(point)),
-            Capability::HooksByLink => {
-                Ok(mechanisms()?.get("nf_forward").is_some_and(|mechanism| mechanism == BY_LINK))
-            }
-            Capability::TcByLink => {
-                Ok(mechanisms()?.get("tc_ingress").is_some_and(|mechanism| mechanism == TCX))
-            }
+            Capability::HooksByLink => is_by("nf_forward", BY_LINK),
+            Capability::Delivery => is_by("nf_input", BY_LINK),
+            Capability::TcByLink => is_by("tc_ingress", TCX),
             Capability::Reason(reason) => Ok(has_reason(reason)),
             Capability::BridgeNetfilter => topology::has_bridge_netfilter(self.netns("host")?),
         }
     }
+}
+
+fn is_by(point: &str, mechanism: &str) -> Result<bool> {
+    Ok(mechanisms()?.get(point).is_some_and(|by| by == mechanism))
 }
 
 /// Whether a point by this mechanism is met in a namespace where nothing is hooked.

@@ -58,11 +58,21 @@ impl Sight {
         if self.missing.contains(point) {
             return false;
         }
+        // A neighbour's event has no packet: it belongs to the one between that hook and the device.
+        if point == "neigh" && !self.shows(&format!("{netns} nf_postrouting")) {
+            return false;
+        }
         let mechanism = self.mechanisms.get(point).map_or("", String::as_str);
         !is_hook(point)
             || mechanism.is_empty()
             || capability::sees_empty_hooks(mechanism)
             || self.ruled.contains(netns)
+    }
+
+    /// Whether a packet's delivery in a namespace is seen, and not only that the kernel was done with
+    /// it there.
+    pub fn shows_delivery(&self, netns: &str) -> bool {
+        self.shows(&format!("{netns} nf_input"))
     }
 
     /// The step itself where it can be seen, else any in its namespace; and whether it is itself.
@@ -110,5 +120,15 @@ mod tests {
         let sight = sight("fentry");
         assert!(sight.shows("host nf_output"));
         assert!(!sight.shows("c1 nf_output"));
+    }
+
+    #[test]
+    fn what_rests_on_a_hook_is_not_expected_without_it() {
+        let missing = |point: &str| json!({"missing": [{"point": point}]});
+        let sight = |point| Sight::of(&missing(point), || Ok(BTreeSet::new())).unwrap();
+        assert!(sight("nf_forward").shows("host neigh"));
+        assert!(!sight("nf_postrouting").shows("host neigh"));
+        assert!(sight("nf_forward").shows_delivery("c1"));
+        assert!(!sight("nf_input").shows_delivery("c1"));
     }
 }
