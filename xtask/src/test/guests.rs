@@ -1,8 +1,10 @@
 //! The scenarios on other kernels: built once here, run in guests, which see the same files.
 
 use std::{
+    panic,
     path::{Path, PathBuf},
     process::Stdio,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -61,19 +63,34 @@ fn executables(messages: &str) -> Vec<Program> {
     programs
 }
 
-/// Runs the scenarios whose name contains `name` under a kernel.
-pub fn run(
-    kernel: &Kernel,
+/// Runs the scenarios whose name contains `name` under each of these kernels, all at the same time:
+/// most of what a guest does is to wait for its kernel, which changes code while it runs.
+pub fn run_all(
+    kernels: &[Kernel],
     programs: &[Program],
     name: Option<&str>,
     binary: &Path,
-) -> Result<Count> {
+) -> Result<Vec<Count>> {
+    thread::scope(|scope| {
+        let guests: Vec<_> = kernels
+            .iter()
+            .map(|kernel| scope.spawn(move || run(kernel, programs, name, binary)))
+            .collect();
+        guests
+            .into_iter()
+            .map(|guest| guest.join().unwrap_or_else(|panic| panic::resume_unwind(panic)))
+            .collect()
+    })
+}
+
+/// Runs them under one.
+fn run(kernel: &Kernel, programs: &[Program], name: Option<&str>, binary: &Path) -> Result<Count> {
     let start = Instant::now();
-    println!("\nscenarios on {} ({})", kernel.series(), kernel.release());
+    println!("scenarios on {} ({})", kernel.series(), kernel.release());
     let binary = std::path::absolute(binary)?;
     let script = script(programs, name, &binary);
     let job = Job { script, timeout: PATIENCE, cpus: CPUS, mem: MEM, kvm: false };
-    let mut lines = Lines::default();
+    let mut lines = Lines::of(kernel.series());
     let (outcome, _) = vm::attend(kernel, &job, &mut lines)?;
     let mut count = lines.end();
     if count.failed() == 0 && outcome != Outcome::Exited(0) {
@@ -109,46 +126,56 @@ status=0
     script
 }
 
-/// Passes on what the scenarios print, and counts.
+/// Passes on what the scenarios print, each line with its kernel, and counts.
 #[derive(Default)]
 struct Lines {
+    kernel: String,
     count: Count,
-    /// The beginning of a line whose end has not come yet.
-    rest: Vec<u8>,
+    /// Of stdout and stderr, the beginning of a line whose end has not come yet.
+    rest: [Vec<u8>; 2],
 }
 
 impl Lines {
-    fn read(&mut self, bytes: &[u8]) {
+    fn of(kernel: &str) -> Self {
+        Self { kernel: kernel.to_owned(), ..Self::default() }
+    }
+
+    fn read(&mut self, stream: Stream, bytes: &[u8]) {
         for byte in bytes {
             match byte {
-                b'\n' => self.count_line(),
-                _ => self.rest.push(*byte),
+                b'\n' => self.end_line(stream),
+                _ => self.rest[stream as usize].push(*byte),
             }
         }
     }
 
     fn end(mut self) -> Count {
-        self.count_line();
+        self.end_line(Stream::Out);
+        self.end_line(Stream::Err);
         self.count
     }
 
-    fn count_line(&mut self) {
-        self.count.add(&String::from_utf8_lossy(&self.rest));
-        self.rest.clear();
+    fn end_line(&mut self, stream: Stream) {
+        let line = std::mem::take(&mut self.rest[stream as usize]);
+        let line = String::from_utf8_lossy(&line);
+        if line.is_empty() {
+            return;
+        }
+        println!("{:>5} | {line}", self.kernel);
+        if stream == Stream::Out {
+            self.count.add(&line);
+        }
     }
 }
 
 impl Sink for Lines {
     fn take(&mut self, stream: Stream, bytes: &[u8]) -> Result<()> {
-        stream.pass_on(bytes)?;
-        if stream == Stream::Out {
-            self.read(bytes);
-        }
+        self.read(stream, bytes);
         Ok(())
     }
 
     fn begin_again(&mut self) {
-        *self = Self::default();
+        *self = Self::of(&self.kernel);
     }
 }
 
@@ -177,7 +204,7 @@ mod tests {
     fn lines_are_counted_that_come_in_pieces() {
         let mut lines = Lines::default();
         for piece in ["test result: ok. 4 pas", "sed; 1 failed; 0 ignored\nskipped: a", ": why\n"] {
-            lines.read(piece.as_bytes());
+            lines.read(Stream::Out, piece.as_bytes());
         }
         assert_eq!(lines.end().to_string(), "3 passed, 1 failed, 1 skipped");
     }
@@ -187,7 +214,7 @@ mod tests {
         let mut lines = Lines::default();
         for _ in 0..2 {
             lines.begin_again();
-            lines.read(b"test result: ok. 4 passed; 0 failed\nhalf a li");
+            lines.read(Stream::Out, b"test result: ok. 4 passed; 0 failed\nhalf a li");
         }
         assert_eq!(lines.end().to_string(), "4 passed, 0 failed");
     }

@@ -51,8 +51,8 @@ pub fn run(test: &Test) -> Result<ExitCode> {
     }
     if !kernels.is_empty() {
         let programs = guests::programs()?;
-        for kernel in &kernels {
-            let count = guests::run(kernel, &programs, name, &binary)?;
+        let counts = guests::run_all(&kernels, &programs, name, &binary)?;
+        for (kernel, count) in kernels.iter().zip(counts) {
             all.add_all(&count, kernel.series());
             told.push((format!("{}, {}", kernel.series(), kernel.release()), count));
         }
