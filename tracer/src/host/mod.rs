@@ -8,6 +8,7 @@
 //! - [`watch`]: told when that changes;
 //! - [`chains`]: what sits in a namespace's netfilter hooks, by priority;
 //! - [`sysctl`]: a setting, as seen inside a namespace;
+//! - [`owner`]: whose something is that can outlive its process;
 //! - [`kernel`], [`symbols`], [`drop_reasons`]: the kernel that runs.
 
 pub mod chains;
@@ -17,6 +18,7 @@ pub mod kernel;
 pub mod link;
 pub(crate) mod netlink;
 pub mod netns;
+pub mod owner;
 pub mod path;
 mod peers;
 pub mod snapshot;
