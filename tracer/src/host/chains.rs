@@ -14,6 +14,7 @@ use super::{
     Error,
     netlink::{Connection, attributes, be32_of, be64_of, string_of},
     netns::Netns,
+    owner::Owner,
 };
 use crate::event::Hook;
 
@@ -58,7 +59,8 @@ pub enum Family {
 }
 
 impl Family {
-    fn from_number(number: u8) -> Option<Self> {
+    /// The family of this `NFPROTO_*` (linux/netfilter.h).
+    pub fn from_number(number: u8) -> Option<Self> {
         match i32::from(number) {
             libc::NFPROTO_INET => Some(Self::Inet),
             libc::NFPROTO_IPV4 => Some(Self::Ip),
@@ -68,6 +70,19 @@ impl Family {
             libc::NFPROTO_BRIDGE => Some(Self::Bridge),
             _ => None,
         }
+    }
+
+    /// Its `NFPROTO_*`.
+    pub fn number(self) -> u8 {
+        let number = match self {
+            Self::Inet => libc::NFPROTO_INET,
+            Self::Ip => libc::NFPROTO_IPV4,
+            Self::Ip6 => libc::NFPROTO_IPV6,
+            Self::Arp => libc::NFPROTO_ARP,
+            Self::Netdev => libc::NFPROTO_NETDEV,
+            Self::Bridge => libc::NFPROTO_BRIDGE,
+        };
+        number as u8
     }
 
     /// nft's name.
@@ -264,7 +279,8 @@ fn kernel_parts(hook: Hook, packets: Packets) -> &'static [(i32, &'static str)] 
     }
 }
 
-/// `NFT_MSG_GETCHAIN` to all families, in the calling thread's namespace.
+/// `NFT_MSG_GETCHAIN` to all families, in the calling thread's namespace. Chains that a pathtrace
+/// brought along decide nothing, and are left out.
 fn base_chains() -> io::Result<Vec<BaseChain>> {
     // struct nfgenmsg { u8 nfgen_family, version; __be16 res_id; }: every family, NFNETLINK_V0.
     let every_family = [0; 4];
@@ -272,7 +288,8 @@ fn base_chains() -> io::Result<Vec<BaseChain>> {
     let new_chain = message(libc::NFT_MSG_NEWCHAIN);
     let dump = Connection::netfilter().and_then(|mut connection| {
         connection.dump(message(libc::NFT_MSG_GETCHAIN), &every_family, |message| {
-            (message.kind == new_chain).then(|| parse_chain(message.body)).flatten()
+            let chain = (message.kind == new_chain).then(|| parse_chain(message.body)).flatten();
+            chain.filter(|chain| Owner::of_table(&chain.table).is_none())
         })
     });
     match dump {

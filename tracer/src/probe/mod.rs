@@ -5,6 +5,7 @@
 pub mod brackets;
 mod clsact;
 mod netfilter;
+pub mod nft_trace;
 mod offsets;
 mod sys;
 mod tables;
