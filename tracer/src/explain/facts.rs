@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use crate::{
     event::{InHook, Place},
     host::symbols::Function,
+    journey::Journey,
 };
 
 /// Names of the kernel that traced.
@@ -125,6 +126,15 @@ pub struct Bracket {
     pub chains: Vec<BaseChain>,
 }
 
+/// What the kernel's own rule tracing told of a drop.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TracedDrop {
+    /// The base chain.
+    pub base: BaseChain,
+    /// The chain that the rule stands in, and its handle; `None` where the policy decided.
+    pub rule: Option<(String, u64)>,
+}
+
 /// Evidence of this machine for what happened to a packet.
 pub trait Evidence: KernelNames + Names {
     /// What stands between the last observer that a packet passed and the next one.
@@ -132,6 +142,11 @@ pub trait Evidence: KernelNames + Names {
     /// A kernel setting of a namespace, by its dotted name as `sysctl` takes it
     /// (`net.ipv4.ip_forward`; a dot within the name of an interface is written `/`).
     fn sysctl(&self, netns: u32, name: &str) -> Option<String>;
+    /// Which rule or policy of nf_tables dropped the packet of this journey in a namespace, where
+    /// the kernel was asked to trace that. `hook` is where it died, if that was seen.
+    fn traced(&self, _netns: u32, _hook: Option<InHook>, _: &Journey) -> Option<TracedDrop> {
+        None
+    }
 }
 
 /// Knows nothing.

@@ -1,20 +1,21 @@
 //! A journey that did not arrive + evidence of the machine → why, and what to do about it.
 //!
 //! `facts` says what evidence is, `causes` is the table of what the kernel's reasons mean,
-//! `netfilter` finds the base chain, and [`HarmlessEnds`] knows the drops that are none.
+//! `netfilter` finds the base chain, `nft_trace` has been told the rule, and [`HarmlessEnds`] knows the drops that are none.
 
 mod benign;
 mod causes;
 mod facts;
 mod netfilter;
+mod nft_trace;
 #[cfg(test)]
 mod tests;
 mod words;
 
 pub use benign::HarmlessEnds;
 pub use facts::{
-    BaseChain, Bracket, DeviceName, Evidence, KernelNames, Names, NetnsName, location_name,
-    reason_name,
+    BaseChain, Bracket, DeviceName, Evidence, KernelNames, Names, NetnsName, TracedDrop,
+    location_name, reason_name,
 };
 
 use serde_json::{Map, Value};
@@ -74,7 +75,14 @@ pub fn explain(journey: &Journey, evidence: &(impl Evidence + ?Sized)) -> Option
             let otherwise = number.and_then(|number| evidence.reason(number)).is_some_and(|name| {
                 !["NETFILTER_DROP", "NOT_SPECIFIED"].iter().any(|n| name.ends_with(n))
             });
+            let traced = || evidence.traced(place.netns, in_hook, journey);
             match in_hook {
+                _ if !otherwise
+                    && !is_decided(journey, hop)
+                    && let Some(traced) = traced() =>
+                {
+                    nft_trace::explain(&mut explanation, traced, &words);
+                }
                 Some(hook) if !otherwise => {
                     netfilter::explain(&mut explanation, place.netns, hook, &words, evidence);
                 }
@@ -101,6 +109,12 @@ pub fn explain(journey: &Journey, evidence: &(impl Evidence + ?Sized)) -> Option
         }
         Outcome::Transmitted { .. } | Outcome::Delivered { .. } | Outcome::Consumed { .. } => None,
     }
+}
+
+/// Whether the kernel side saw who decided about the packet at a hop.
+fn is_decided(journey: &Journey, hop: usize) -> bool {
+    let detail = journey.hops.get(hop).map(|hop| &hop.detail);
+    matches!(detail, Some(HopDetail::Netfilter { decided: Some(_), .. }))
 }
 
 const NOWHERE: Place = Place { netns: 0, ifindex: 0 };

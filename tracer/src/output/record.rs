@@ -245,7 +245,7 @@ pub struct Rule {
     pub family: String,
     /// Table.
     pub table: String,
-    /// Base chain.
+    /// The base chain; where the rule is known, the chain that it stands in.
     pub chain: String,
     /// Hook.
     pub hook: String,
@@ -330,4 +330,6 @@ pub struct LostEvents {
     pub late: u64,
     /// Records that could not be read.
     pub undecodable: u64,
+    /// Messages of the kernel's own rule tracing; only with `--nft-trace`.
+    pub nft_trace: u64,
 }

@@ -12,17 +12,22 @@ use std::{
 
 use crate::{
     event::{HookFamily, InHook, Place},
-    explain::{BaseChain, Bracket, DeviceName, Evidence, KernelNames, Names, NetnsName},
+    explain::{
+        BaseChain, Bracket, DeviceName, Evidence, KernelNames, Names, NetnsName, TracedDrop,
+    },
     host::{
-        chains::{Chains, Occupant, Packets, Policy},
+        chains::{self, Chains, Occupant, Packets, Policy},
         drop_reasons::DropReasons,
         netns::Netns,
         snapshot::Snapshot,
         symbols::{Function, Symbols},
         sysctl,
     },
+    journey::Journey,
     probe::brackets::{self, Brackets, Interval},
 };
+
+use super::nft_trace::Drops;
 
 /// How long an answer of the machine is good: a flood of drops asks once, a person who has just
 /// changed a rule sees the new one.
@@ -58,6 +63,8 @@ pub struct Machine {
     names_addresses: bool,
     /// Where observers stand.
     pub brackets: Brackets,
+    /// What rule tracing told, where it is on. To be asked is to use it up.
+    pub traced: RefCell<Drops>,
     kernel: Arc<KernelFacts>,
     chains: Answers<u32, Option<Rc<Chains>>>,
     sysctls: Answers<(u32, String), Option<String>>,
@@ -72,6 +79,7 @@ impl Machine {
             owners: HashMap::new(),
             names_addresses,
             brackets: Brackets::default(),
+            traced: RefCell::default(),
             kernel,
             chains: Answers::default(),
             sysctls: Answers::default(),
@@ -155,15 +163,7 @@ impl Evidence for Machine {
         let chains = between
             .iter()
             .filter_map(|entry| match &entry.what {
-                Occupant::Chain(chain) => Some(BaseChain {
-                    backend: "nftables".into(),
-                    family: chain.family.name().into(),
-                    table: chain.table.clone(),
-                    chain: chain.name.clone(),
-                    hook: hook.into(),
-                    priority: entry.priority,
-                    policy_drops: Some(chain.policy == Policy::Drop),
-                }),
+                Occupant::Chain(chain) => Some(base_chain(chain, hook, entry.priority)),
                 Occupant::Legacy { table } => Some(BaseChain {
                     backend: "iptables-legacy".into(),
                     family: if packets == Packets::Ipv6 { "ip6" } else { "ip" }.into(),
@@ -184,11 +184,37 @@ impl Evidence for Machine {
         })
     }
 
+    fn traced(&self, netns: u32, hook: Option<InHook>, journey: &Journey) -> Option<TracedDrop> {
+        let told = self.traced.borrow_mut().take(netns, journey)?;
+        let chains = self.chains(netns)?;
+        let base = chains.base.iter().find(|chain| {
+            (chain.family, &chain.table, &chain.name) == (told.family, &told.table, &told.base)
+        })?;
+        if hook.is_some_and(|hook| base.hook != Some(hook.hook)) {
+            return None;
+        }
+        let base = base_chain(base, base.hook?.name(), base.priority);
+        Some(TracedDrop { base, rule: told.rule.map(|rule| (rule.chain, rule.handle)) })
+    }
+
     fn sysctl(&self, netns: u32, name: &str) -> Option<String> {
         self.sysctls.get((netns, name.to_owned()), || {
             let read = Netns::by_inode(netns).and_then(|netns| sysctl::read(&netns, name));
             read.inspect_err(|e| log::info!("{e}")).ok()
         })
+    }
+}
+
+/// A base chain of nftables, as it is shown.
+fn base_chain(chain: &chains::BaseChain, hook: &str, priority: i32) -> BaseChain {
+    BaseChain {
+        backend: "nftables".into(),
+        family: chain.family.name().into(),
+        table: chain.table.clone(),
+        chain: chain.name.clone(),
+        hook: hook.into(),
+        priority,
+        policy_drops: Some(chain.policy == Policy::Drop),
     }
 }
 

@@ -4,6 +4,7 @@
 mod attach;
 mod dump;
 mod machine;
+mod nft_trace;
 
 use std::{
     collections::BTreeSet,
@@ -43,12 +44,13 @@ use crate::{
         record::{Events, LostEvents, MissingPoint, OutcomeKind, Start, WatchedPoint},
         use_colour,
     },
-    probe::{Offer, Probes, Request, Tables, Types},
+    probe::{self, Offer, Probes, Request, Tables, Types},
     select::{self, Selection},
 };
 use attach::{Attacher, Watched};
 use dump::Dump;
 use machine::{KernelFacts, Machine};
+use nft_trace::NftTrace;
 
 /// Packets followed at one time.
 const TRACKED: u32 = 65_536;
@@ -138,6 +140,8 @@ struct Trace<'a> {
     events: AsyncFd<RingBuf<MapData>>,
     attacher: Attacher,
     watched: Watched,
+    /// The kernel's own rule tracing, where it was asked for.
+    nft_trace: Option<NftTrace>,
     watch: Watch,
     machine: Machine,
     assembler: Assembler<HarmlessEnds<Arc<KernelFacts>>>,
@@ -173,9 +177,14 @@ impl<'a> Trace<'a> {
         let mut probes = Probes::load(&request, types)?;
         let mut watch = Watch::new()?;
         let snapshot = Snapshot::take()?;
-        probes.sweep(&Netns::all()?);
+        let namespaces = Netns::all()?;
+        probes.sweep(&namespaces);
+        if args.nft_trace || probe::nft_trace::may_leave_tables() {
+            nft_trace::sweep_all(&namespaces);
+        }
+        let mut nft_trace = args.nft_trace.then(|| NftTrace::new(selection)).transpose()?;
         let mut attacher = Attacher::new(&args.select, selection);
-        let watched = attacher.attach(&mut probes, &snapshot);
+        let watched = attacher.attach(&mut probes, nft_trace.as_mut(), &snapshot);
         follow(&mut watch, &attacher.to_follow(&snapshot));
         probes.attach_tracepoints()?;
         let tables = probes.take_tables()?;
@@ -191,6 +200,7 @@ impl<'a> Trace<'a> {
             events,
             attacher,
             watched,
+            nft_trace,
             watch,
             machine,
             assembler: Assembler::new(limits, HarmlessEnds(facts)),
@@ -238,6 +248,7 @@ impl<'a> Trace<'a> {
                     self.take_events()?;
                 }
                 _ = tick.tick() => {
+                    self.take_rules();
                     self.take_events()?;
                     self.probes.pass_on_logs();
                     if Instant::now() >= next_sweep {
@@ -257,6 +268,7 @@ impl<'a> Trace<'a> {
         if !self.is_enough() {
             tokio::time::sleep(LINGER).await;
         }
+        self.take_rules();
         while self.take_events()? {}
         let mut done = Vec::new();
         self.assembler.finish(&mut done);
@@ -308,6 +320,14 @@ impl<'a> Trace<'a> {
         self.chronicle.release(now, &mut next);
         self.show(&next)?;
         Ok(taken == TURN)
+    }
+
+    /// Takes what the kernel has told of traced rules: at every tick, for journeys wait much longer
+    /// until they are shown, and a socket that nobody waits at costs the kernel no wake-up.
+    fn take_rules(&mut self) {
+        if let Some(nft_trace) = &mut self.nft_trace {
+            nft_trace.take(nanoseconds(monotonic()), &mut self.machine.traced.borrow_mut());
+        }
     }
 
     /// Takes finished journeys, and their packets out of the kernel side's table where it has not
@@ -378,7 +398,8 @@ impl<'a> Trace<'a> {
             Ok(Err(error)) => log::warn!("{error}; names and paths may be old"),
             Err(error) => log::warn!("looking at the machine failed: {error}"),
         }
-        self.watched = self.attacher.attach(&mut self.probes, self.machine.snapshot());
+        let (probes, nft_trace) = (&mut self.probes, self.nft_trace.as_mut());
+        self.watched = self.attacher.attach(probes, nft_trace, self.machine.snapshot());
         self.machine.brackets = self.probes.brackets.clone();
         follow(&mut self.watch, &self.attacher.to_follow(self.machine.snapshot()));
     }
@@ -398,6 +419,8 @@ impl<'a> Trace<'a> {
                 flows_evicted: counts.flows_evicted,
                 late: counts.late + counts.duplicate,
                 undecodable: self.undecodable,
+                nft_trace: self.nft_trace.as_ref().map_or(0, NftTrace::lost)
+                    + self.machine.traced.borrow().forgotten(),
             },
         })
     }
