@@ -1,8 +1,8 @@
 //! `cargo xtask bench`: what tracing costs, measured in the lab.
 //!
 //! The same load, small UDP datagrams from c1 to the world, is run untraced, with pathtrace
-//! attached and matching nothing, and with pathtrace matching every packet; in turns, so that a
-//! machine that slows down slows all three.
+//! attached and matching nothing, with pathtrace matching every packet, and with the kernel tracing
+//! its rules for each of them as well; in turns, so that a machine that slows down slows all.
 
 use std::{
     collections::HashSet,
@@ -37,10 +37,11 @@ struct Mode {
     args: Option<&'static [&'static str]>,
 }
 
-const MODES: [Mode; 3] = [
+const MODES: [Mode; 4] = [
     Mode { name: "not traced", args: None },
     Mode { name: "matching nothing", args: Some(&["--ip", "192.0.2.77", "-o", "text"]) },
     Mode { name: "matching all, -o text", args: Some(&["--ip", C1, "-o", "text"]) },
+    Mode { name: "same with --nft-trace", args: Some(&["--ip", C1, "-o", "text", "--nft-trace"]) },
 ];
 
 /// Measures and prints.
