@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use crate::{
     event::{Decider, InHook, Place},
     host::{ruleset::ways::Packet, symbols::Function},
+    journey::{Decided, Journey},
 };
 
 /// Names of the kernel that traced.
@@ -184,6 +185,16 @@ pub trait Evidence: KernelNames + Names {
     /// and of a device's ingress and egress.
     fn unobserved(&self, _place: Place) -> Vec<BaseChain> {
         Vec::new()
+    }
+    /// Who dropped the packet of this journey in a namespace, and in which hook, where the kernel was
+    /// asked to trace that. `died_in` is the hook where it died, if that was seen.
+    fn traced(
+        &self,
+        _netns: u32,
+        _died_in: Option<InHook>,
+        _: &Journey,
+    ) -> Option<(InHook, Decided)> {
+        None
     }
 }
 

@@ -1,7 +1,7 @@
 //! A journey that did not arrive + evidence of the machine → why, and what to do about it.
 //!
 //! `facts` says what evidence is, `causes` is the table of what the kernel's reasons mean,
-//! `netfilter` finds the base chain, and [`HarmlessEnds`] knows the drops that are none.
+//! `netfilter` finds who decided in a hook, and [`HarmlessEnds`] knows the drops that are none.
 
 mod benign;
 mod causes;
@@ -57,11 +57,14 @@ pub fn explain(journey: &Journey, evidence: &(impl Evidence + ?Sized)) -> Option
             };
             let place = journey.hops.get(hop).map_or(NOWHERE, |hop| hop.place);
             let mut words = words(journey, place, evidence);
-            let hook = netfilter::Hop::of(journey, hop, in_hook);
+            let mut hook = netfilter::Hop::of(journey, hop, in_hook);
             // Within a hook a packet can also die of something else, such as reassembly.
             let otherwise = number.and_then(|number| evidence.reason(number)).is_some_and(|name| {
                 !["NETFILTER_DROP", "NOT_SPECIFIED"].iter().any(|n| name.ends_with(n))
             });
+            if !otherwise && hook.ask_trace(evidence) {
+                explanation.evidence.insert("nft_trace".to_owned(), true.into());
+            }
             if otherwise || !netfilter::explain(&mut explanation, &hook, &mut words, evidence) {
                 let at = (location, in_hook.is_some());
                 dropped(&mut explanation, journey, at, place, &words, evidence);

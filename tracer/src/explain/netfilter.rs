@@ -28,7 +28,7 @@ pub(super) struct Hop<'a> {
     place: Place,
     /// The hook; `None` where it was in none that is watched.
     at: Option<InHook>,
-    decided: Option<&'a Decided>,
+    decided: Option<Decided>,
     iif: u32,
     oif: u32,
 }
@@ -44,10 +44,22 @@ impl<'a> Hop<'a> {
         });
         if let Some(HopDetail::Netfilter { hook, iif, oif, decided, .. }) = detail {
             found.at = died_in.or(decided.as_ref().map(|_| *hook));
-            found.decided = decided.as_ref();
+            found.decided.clone_from(decided);
             (found.iif, found.oif) = (*iif, *oif);
         }
         found
+    }
+
+    /// Where nobody was seen to decide, asks who was traced to; whether somebody was.
+    pub(super) fn ask_trace(&mut self, evidence: &(impl Evidence + ?Sized)) -> bool {
+        if self.decided.is_some() {
+            return false;
+        }
+        let Some((at, decided)) = evidence.traced(self.place.netns, self.at, self.journey) else {
+            return false;
+        };
+        (self.at, self.decided) = (Some(at), Some(decided));
+        true
     }
 
     /// The packet as the chains of that hook may have seen it: what was rewritten on the way may
@@ -109,7 +121,7 @@ pub(super) fn explain(
     words: &mut Words,
     evidence: &(impl Evidence + ?Sized),
 ) -> bool {
-    if let (Some(Decided { by, verdict }), Some(at)) = (hop.decided, hop.at) {
+    if let (Some(Decided { by, verdict }), Some(at)) = (&hop.decided, hop.at) {
         return decided(explanation, (by, *verdict), at, hop, words, evidence);
     }
     let Some(at) = hop.at else {
@@ -136,7 +148,7 @@ pub(super) fn kept(
     evidence: &(impl Evidence + ?Sized),
 ) {
     if let (Some(Decided { by, verdict: verdict @ (Verdict::Queue | Verdict::Stolen) }), Some(at)) =
-        (hop.decided, hop.at)
+        (&hop.decided, hop.at)
     {
         decided(explanation, (by, *verdict), at, hop, words, evidence);
     }

@@ -14,6 +14,7 @@ use super::{
     Error,
     netlink::{Connection, attributes, be32_of, be64_of, string_of},
     netns::Netns,
+    owner::Owner,
 };
 use crate::event::{Hook, HookFamily};
 
@@ -69,6 +70,19 @@ impl Family {
             libc::NFPROTO_BRIDGE => Some(Self::Bridge),
             _ => None,
         }
+    }
+
+    /// Its `NFPROTO_*`.
+    pub fn number(self) -> u8 {
+        let number = match self {
+            Self::Inet => libc::NFPROTO_INET,
+            Self::Ip => libc::NFPROTO_IPV4,
+            Self::Ip6 => libc::NFPROTO_IPV6,
+            Self::Arp => libc::NFPROTO_ARP,
+            Self::Netdev => libc::NFPROTO_NETDEV,
+            Self::Bridge => libc::NFPROTO_BRIDGE,
+        };
+        number as u8
     }
 
     /// nft's name.
@@ -295,14 +309,16 @@ fn kernel_parts(hook: Hook, packets: Packets) -> &'static [(i32, &'static str)] 
     }
 }
 
-/// `NFT_MSG_GETCHAIN` to all families, in the calling thread's namespace.
+/// `NFT_MSG_GETCHAIN` to all families, in the calling thread's namespace. Chains that a pathtrace
+/// brought along decide nothing, and are left out.
 fn base_chains() -> io::Result<Vec<BaseChain>> {
     // struct nfgenmsg { u8 nfgen_family, version; __be16 res_id; }: every family, NFNETLINK_V0.
     let every_family = [0; 4];
     let new_chain = nftables_message(libc::NFT_MSG_NEWCHAIN);
     let dump = Connection::netfilter().and_then(|mut connection| {
         connection.dump(nftables_message(libc::NFT_MSG_GETCHAIN), &every_family, |message| {
-            (message.kind == new_chain).then(|| parse_chain(message.body)).flatten()
+            let chain = (message.kind == new_chain).then(|| parse_chain(message.body)).flatten();
+            chain.filter(|chain| Owner::of_table(&chain.table).is_none())
         })
     });
     match dump {

@@ -8,7 +8,9 @@
 //! - [`watch`]: told when that changes;
 //! - [`chains`]: what sits in a namespace's netfilter hooks, by priority;
 //! - [`ruleset`]: the rules in these chains, with their handles and texts;
+//! - [`nft_trace`]: told which rule or policy of nf_tables dropped a packet, where that is traced;
 //! - [`sysctl`]: a setting, as seen inside a namespace;
+//! - [`owner`]: whose something is that can outlive its process;
 //! - [`kernel`], [`symbols`], [`drop_reasons`]: the kernel that runs.
 
 pub mod chains;
@@ -18,6 +20,8 @@ pub mod kernel;
 pub mod link;
 pub(crate) mod netlink;
 pub mod netns;
+pub mod nft_trace;
+pub mod owner;
 pub mod path;
 mod peers;
 pub mod ruleset;
@@ -25,7 +29,7 @@ pub mod snapshot;
 pub mod symbols;
 pub mod sysctl;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 pub mod watch;
 
 pub use error::Error;

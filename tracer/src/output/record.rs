@@ -362,4 +362,6 @@ pub struct LostEvents {
     pub late: u64,
     /// Records that could not be read.
     pub undecodable: u64,
+    /// Messages of the kernel's own rule tracing; only with `--nft-trace`.
+    pub nft_trace: u64,
 }

@@ -203,6 +203,10 @@ impl<W: Write> Sink for Text<W> {
             (lost.flows_evicted, "flows forgotten: too many at once"),
             (lost.late, "events too late or twice"),
             (lost.undecodable, "records that could not be read"),
+            (
+                lost.nft_trace,
+                "traced rules lost: the kernel told of them faster than they were taken",
+            ),
         ];
         writeln!(self.out, "  {} events received", summary.events.received)?;
         let doubt = self.styles.doubt;

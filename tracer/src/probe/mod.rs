@@ -9,6 +9,7 @@ mod functions;
 mod layouts;
 mod mechanism;
 mod netfilter;
+pub mod nft_trace;
 mod offers;
 mod offsets;
 mod own;

@@ -21,6 +21,8 @@ use crate::{
     select::Selection,
 };
 
+use super::nft_trace::NftTrace;
+
 /// Most combinations of addresses whose paths are walked one by one.
 const MOST_COMBINATIONS: usize = 256;
 
@@ -98,7 +100,12 @@ impl Attacher {
 
     /// Watches what of the path is not watched yet, and forgets what is gone. What cannot be
     /// watched is told once and left out.
-    pub fn attach(&mut self, probes: &mut Probes, snapshot: &Snapshot) -> Watched {
+    pub fn attach(
+        &mut self,
+        probes: &mut Probes,
+        nft_trace: Option<&mut NftTrace>,
+        snapshot: &Snapshot,
+    ) -> Watched {
         let all = match Netns::all() {
             Ok(all) => all,
             Err(e) => {
@@ -114,14 +121,24 @@ impl Attacher {
             |netns| snapshot.namespaces.contains_key(&netns),
         );
         let mut watched = Watched::default();
+        let mut known = Vec::new();
         for netns in path.namespaces.iter().filter_map(|inode| all.get(inode)) {
-            let done = Chains::read(netns)
-                .map_err(anyhow::Error::from)
-                .and_then(|chains| probes.watch_hooks(netns, &occupants(&chains)));
+            let done = Chains::read(netns).map_err(anyhow::Error::from).and_then(|chains| {
+                let done = probes.watch_hooks(netns, &occupants(&chains));
+                known.push((netns, chains));
+                done
+            });
             match done {
                 Ok(()) => watched.namespaces += 1,
                 Err(e) => self.tell_unless_gone(netns, &e),
             }
+        }
+        if let Some(nft_trace) = nft_trace {
+            nft_trace.follow(&known, snapshot, |netns, e| {
+                if netns.open().is_ok() {
+                    self.tell(format!("{e:#}; its rules are not traced"));
+                }
+            });
         }
         for place in path.places {
             let (Some(netns), Some(link)) = (all.get(&place.netns), snapshot.link(place)) else {

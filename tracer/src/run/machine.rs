@@ -11,12 +11,12 @@ use std::{
 };
 
 use crate::{
-    event::{Decider, HookFamily, InHook, Place},
+    event::{Decider, Family, HookFamily, InHook, Place, RuleOrPolicy, Verdict},
     explain::{
         BaseChain, Bracket, Decision, DeviceName, Died, Evidence, KernelNames, Names, NetnsName,
     },
     host::{
-        chains::{Chains, Occupant, Packets, Policy},
+        chains::{self, Chains, Occupant, Packets, Policy},
         drop_reasons::DropReasons,
         netns::Netns,
         ruleset::Tools,
@@ -24,11 +24,11 @@ use crate::{
         symbols::{Function, Symbols},
         sysctl,
     },
-    journey::{HopDetail, Journey, Outcome},
+    journey::{Decided, HopDetail, Journey, Outcome},
     probe::brackets::{self, Brackets, Interval},
 };
 
-use super::rules::Rules;
+use super::{nft_trace::Drops, rules::Rules};
 
 /// How long an answer of the machine is good: a flood of drops asks once, a person who has just
 /// changed a rule sees the new one.
@@ -66,6 +66,8 @@ pub struct Machine {
     pub brackets: Brackets,
     /// The rules of the namespaces on the path, and of those where a packet was dropped.
     pub rules: Rules,
+    /// What rule tracing told, where it is on. To be asked is to use it up.
+    pub traced: RefCell<Drops>,
     kernel: Arc<KernelFacts>,
     chains: Answers<u32, Option<Rc<Chains>>>,
     sysctls: Answers<(u32, String), Option<String>>,
@@ -81,6 +83,7 @@ impl Machine {
             names_addresses,
             brackets: Brackets::default(),
             rules: Rules::new(Tools::find()),
+            traced: RefCell::default(),
             kernel,
             chains: Answers::default(),
             sysctls: Answers::default(),
@@ -245,6 +248,32 @@ impl Evidence for Machine {
     fn unobserved(&self, place: Place) -> Vec<BaseChain> {
         let ip = !self.brackets.stand_in(place.netns);
         self.rules.unobserved(place, self.device(place).name.as_deref(), ip)
+    }
+
+    fn traced(
+        &self,
+        netns: u32,
+        died_in: Option<InHook>,
+        journey: &Journey,
+    ) -> Option<(InHook, Decided)> {
+        let told = self.traced.borrow_mut().take(netns, journey)?;
+        let chains = self.chains(netns)?;
+        let base = chains.base.iter().find(|chain| {
+            (chain.family, &chain.table, &chain.name) == (told.family, &told.table, &told.base)
+        })?;
+        let family = match (told.family, journey.headers.family) {
+            (chains::Family::Bridge, _) => HookFamily::Bridge,
+            (_, Family::Ipv6) => HookFamily::Ipv6,
+            _ => HookFamily::Ipv4,
+        };
+        let at = died_in.unwrap_or(InHook { hook: base.hook?, family, passed: 0 });
+        if base.hook != Some(at.hook) {
+            return None;
+        }
+        let rule = told.rule.map_or(RuleOrPolicy::Policy, |rule| RuleOrPolicy::Rule(rule.handle));
+        let table = self.rules.table(netns, told.family, &told.table)?;
+        let by = Decider::Nftables { table, chain: base.handle, rule };
+        Some((at, Decided { by, verdict: Verdict::Drop }))
     }
 
     fn sysctl(&self, netns: u32, name: &str) -> Option<String> {

@@ -4,6 +4,7 @@
 mod attach;
 mod dump;
 mod machine;
+mod nft_trace;
 mod rules;
 
 use std::{
@@ -44,12 +45,13 @@ use crate::{
         record::{Detail, Events, LostEvents, MissingPoint, OutcomeKind, Start, WatchedPoint},
         use_colour,
     },
-    probe::{Aside, Mechanism, Mechanisms, Offer, Probes, Request, Tables, Types},
+    probe::{self, Aside, Mechanism, Mechanisms, Offer, Probes, Request, Tables, Types},
     select::{self, Selection},
 };
 use attach::{Attacher, Watched};
 use dump::Dump;
 use machine::{KernelFacts, Machine};
+use nft_trace::NftTrace;
 
 /// Packets followed at one time.
 const TRACKED: u32 = 65_536;
@@ -151,6 +153,8 @@ struct Trace<'a> {
     events: AsyncFd<RingBuf<MapData>>,
     attacher: Attacher,
     watched: Watched,
+    /// The kernel's own rule tracing, where it was asked for.
+    nft_trace: Option<NftTrace>,
     watch: Watch,
     machine: Machine,
     assembler: Assembler<HarmlessEnds<Arc<KernelFacts>>>,
@@ -189,9 +193,14 @@ impl<'a> Trace<'a> {
         let mut probes = Probes::load(&request, types)?;
         let mut watch = Watch::new()?;
         let snapshot = Snapshot::take()?;
-        probes.sweep(&Netns::all()?);
+        let namespaces = Netns::all()?;
+        probes.sweep(&namespaces);
+        if args.nft_trace || probe::nft_trace::may_leave_tables() {
+            nft_trace::sweep_all(&namespaces);
+        }
+        let mut nft_trace = args.nft_trace.then(|| NftTrace::new(selection)).transpose()?;
         let mut attacher = Attacher::new(&args.select, selection);
-        let watched = attacher.attach(&mut probes, &snapshot);
+        let watched = attacher.attach(&mut probes, nft_trace.as_mut(), &snapshot);
         let followed = attacher.to_follow(&snapshot);
         follow(&mut watch, &followed);
         probes.attach_tracepoints()?;
@@ -210,6 +219,7 @@ impl<'a> Trace<'a> {
             events,
             attacher,
             watched,
+            nft_trace,
             watch,
             machine,
             assembler: Assembler::new(limits, HarmlessEnds(facts)),
@@ -262,6 +272,7 @@ impl<'a> Trace<'a> {
                     self.take_events()?;
                 }
                 _ = tick.tick() => {
+                    self.take_traced_rules();
                     self.take_events()?;
                     self.probes.pass_on_logs();
                     if Instant::now() >= next_modules {
@@ -299,6 +310,7 @@ impl<'a> Trace<'a> {
         if !self.is_enough() {
             tokio::time::sleep(LINGER).await;
         }
+        self.take_traced_rules();
         while self.take_events()? {}
         let mut done = Vec::new();
         self.assembler.finish(&mut done);
@@ -404,6 +416,14 @@ impl<'a> Trace<'a> {
         }
     }
 
+    /// Takes what the kernel has told of traced rules: at every tick, for journeys wait much longer
+    /// until they are shown, and a socket that nobody waits at costs the kernel no wake-up.
+    fn take_traced_rules(&mut self) {
+        if let Some(nft_trace) = &mut self.nft_trace {
+            nft_trace.take(nanoseconds(monotonic()), &mut self.machine.traced.borrow_mut());
+        }
+    }
+
     /// Takes finished journeys, and their packets out of the kernel side's table where it has not
     /// seen them end.
     fn retire(&mut self, done: Vec<Journey>) {
@@ -477,7 +497,8 @@ impl<'a> Trace<'a> {
             Ok(Err(error)) => log::warn!("{error}; names and paths may be old"),
             Err(error) => log::warn!("looking at the machine failed: {error}"),
         }
-        self.watched = self.attacher.attach(&mut self.probes, self.machine.snapshot());
+        let (probes, nft_trace) = (&mut self.probes, self.nft_trace.as_mut());
+        self.watched = self.attacher.attach(probes, nft_trace, self.machine.snapshot());
         self.attach_late();
         self.machine.brackets = self.probes.brackets.clone();
         let followed = self.attacher.to_follow(self.machine.snapshot());
@@ -509,6 +530,8 @@ impl<'a> Trace<'a> {
                 flows_evicted: counts.flows_evicted,
                 late: counts.late + counts.duplicate,
                 undecodable: self.undecodable,
+                nft_trace: self.nft_trace.as_ref().map_or(0, NftTrace::lost)
+                    + self.machine.traced.borrow().forgotten(),
             },
         })
     }

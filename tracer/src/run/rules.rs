@@ -149,6 +149,13 @@ impl Rules {
         self.known.entry(netns).or_default().ebtables.insert(table.to_owned());
     }
 
+    /// Handle of a table of nftables, by its name.
+    pub fn table(&self, netns: u32, family: Family, name: &str) -> Option<u64> {
+        let readings = self.known.get(&netns)?.readings.iter().rev();
+        let mut tables = readings.flat_map(|reading| reading.rules.tables.values());
+        tables.find(|t| t.family == family && t.name == name).map(|table| table.handle)
+    }
+
     /// Whether rules are being read.
     pub fn is_reading(&self) -> bool {
         self.reading.is_some()

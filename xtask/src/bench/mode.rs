@@ -35,10 +35,14 @@ enum Tool {
 }
 
 /// Nothing comes first: the others are compared with it.
-pub const MODES: [Mode; 8] = [
+pub const MODES: [Mode; 9] = [
     Mode { name: "nothing", tool: Tool::Nothing },
     Mode { name: "pathtrace, matching nothing", tool: Tool::Pathtrace(&["--ip", NOBODY]) },
     Mode { name: "pathtrace, matching all", tool: Tool::Pathtrace(&["--ip", C1]) },
+    Mode {
+        name: "pathtrace --nft-trace, all",
+        tool: Tool::Pathtrace(&["--ip", C1, "--nft-trace"]),
+    },
     Mode {
         name: "tcpdump -i any, matching nothing",
         tool: Tool::Other {
