@@ -7,7 +7,10 @@ use std::{
     os::{fd::AsRawFd, unix::net::UnixStream},
     path::{Path, PathBuf},
     process::{self, Child, Command, Stdio},
-    sync::mpsc::{self, RecvTimeoutError, Sender},
+    sync::{
+        atomic::{AtomicU32, Ordering},
+        mpsc::{self, RecvTimeoutError, Sender},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -123,11 +126,16 @@ impl Work {
         fs::create_dir_all(&parent).with_context(|| format!("{} not made", parent.display()))?;
         // A process that was killed has left its own.
         for entry in fs::read_dir(&parent)?.flatten() {
-            if !Path::new("/proc").join(entry.file_name()).exists() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let pid = name.split('-').next().unwrap_or_default();
+            if !Path::new("/proc").join(pid).exists() {
                 let _ = fs::remove_dir_all(entry.path());
             }
         }
-        let work = parent.join(process::id().to_string());
+        // Several guests of one process run at the same time.
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let work = parent.join(format!("{}-{count}", process::id()));
         let _ = fs::remove_dir_all(&work);
         fs::create_dir(&work).with_context(|| format!("{} not made", work.display()))?;
         Ok(Self(work))
