@@ -5,8 +5,9 @@ use std::{net::Ipv4Addr, thread, time::Duration};
 
 use anyhow::Result;
 use lab::{
-    Lab, Trace,
+    Capability, Lab, Trace,
     frames::{self, Tap},
+    pace::{patience, slowness},
     topology::{C1, C2, WORLD},
     traffic::{self, at},
 };
@@ -69,7 +70,7 @@ fn packets_that_are_gone_leave_the_table() -> Result<()> {
     traffic::udp_echo(c1, world, at(WORLD, 5353)?, 20)?;
     traffic::udp_send(c1, at(WORLD, 9999)?, 5)?;
     // TCP frees without a tracepoint: its packets are removed once they count as delivered.
-    thread::sleep(Duration::from_secs(1));
+    thread::sleep(patience(Duration::from_secs(1)));
     trace.signal(rustix::process::Signal::INT)?;
     let ended = trace.wait()?;
 
@@ -82,6 +83,9 @@ fn packets_that_are_gone_leave_the_table() -> Result<()> {
 #[test]
 fn segments_that_the_host_cuts_do_not_take_over_delivered_packets() -> Result<()> {
     let lab = Lab::standard()?;
+    if lab.lacks(&[Capability::Delivery])? {
+        return Ok(());
+    }
     let (c1, host, world) = (lab.netns("c1")?, lab.netns("host")?, lab.netns("world")?);
     // A device that takes no large segments: the kernel cuts them, in memory just given back.
     host.ip("link set eth-up gso_max_segs 1")?;
@@ -93,7 +97,9 @@ fn segments_that_the_host_cuts_do_not_take_over_delivered_packets() -> Result<()
     let replies = records.of("tcp", "reply");
     assert!(replies.len() > 3, "{records}");
     for reply in replies {
-        assert_eq!(reply.outcome(), "delivered", "{reply}");
+        // On a slow machine TCP sends some twice, and drops the second itself.
+        let dropped_by_tcp = slowness() > 1 && reply.reason().starts_with("TCP_");
+        assert!(reply.outcome() == "delivered" || dropped_by_tcp, "{reply}");
         reply.assert_avoids("host:eth-up dev_xmit");
     }
     Ok(())

@@ -34,7 +34,7 @@ fn ipv6_out() -> Result<()> {
                 "host:eth-up dev_xmit",
                 "world:eth0 dev_receive",
             ]);
-            assert_eq!(journey.outcome(), "delivered", "{journey}");
+            journey.assert_delivered("world");
             assert_eq!(journey.record["nat"]["src"], "2001:db8:1::1", "{journey}");
         }
         for journey in echo_or_tcp("reply") {
@@ -45,7 +45,7 @@ fn ipv6_out() -> Result<()> {
                 "host:veth-c1 dev_xmit",
                 "c1:eth0 dev_receive",
             ]);
-            assert_eq!(journey.outcome(), "delivered", "{journey}");
+            journey.assert_delivered("c1");
         }
     }
     Ok(())

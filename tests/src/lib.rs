@@ -8,18 +8,25 @@
 //!
 //! The host is a namespace too: nothing of the machine itself is changed. [`Lab`] is torn down
 //! however its process ends, [`traffic`] sends packets inside it, and [`Trace`] runs pathtrace in
-//! its host and reads what it prints. The scenarios beside this library use all three.
+//! its host and reads what it prints. The scenarios beside this library use all three. What not every
+//! kernel has is a [`Capability`].
 
+pub mod capability;
 pub mod command;
 pub mod frames;
 mod lab;
 mod netns;
+pub mod notes;
+pub mod pace;
 pub mod records;
+mod sight;
 pub mod topology;
 pub mod trace;
 pub mod traffic;
 
+pub use capability::Capability;
 pub use lab::Lab;
 pub use netns::Netns;
 pub use records::{Journey, Records};
+pub use sight::Sight;
 pub use trace::Trace;

@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use crate::command;
+use crate::{command, pace::patience};
 
 /// How long interfaces may take to be up.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -83,10 +83,28 @@ impl Netns {
             .map(drop)
     }
 
+    /// The handle of the rule whose line in nft's listing has this text; of the last, where several
+    /// have it.
+    pub fn nft_handle(&self, table: &str, chain: &str, text: &str) -> Result<u64> {
+        let mut args = vec!["-a", "list", "chain"];
+        args.extend(table.split(' '));
+        args.push(chain);
+        let listing = self.run("nft", &args)?;
+        let line = listing.lines().rfind(|line| line.contains(text));
+        line.and_then(|line| line.rsplit_once("# handle ")?.1.trim().parse().ok())
+            .with_context(|| format!("no rule with {text} in chain {table} {chain}"))
+    }
+
     /// Whether this kernel has a sysctl.
     pub fn has_sysctl(&self, key: &str) -> Result<bool> {
         let path = PathBuf::from("/proc/sys").join(key.replace('.', "/"));
         self.enter(|| path.exists())
+    }
+
+    /// Whether anything is hooked in here that decides about packets: rules, or what they rest on.
+    pub fn has_rules(&self) -> Result<bool> {
+        let listed = self.run("nft", &["list", "ruleset"])?;
+        Ok(!listed.trim().is_empty())
     }
 
     /// Waits until every interface carries packets: the kernel notices a carrier within a second,
@@ -100,7 +118,8 @@ impl Netns {
                 words.next() != Some("lo") && words.next() != Some("UP")
             });
             let Some(down) = down else { break };
-            ensure!(start.elapsed() < PATIENCE, "in {}: still not up: {down}", self.name);
+            let patience = patience(PATIENCE);
+            ensure!(start.elapsed() < patience, "in {}: still not up: {down}", self.name);
             thread::sleep(Duration::from_millis(5));
         }
         loop {
@@ -108,7 +127,8 @@ impl Netns {
             let Some(port) = ports.lines().find(|port| !port.contains("state forwarding")) else {
                 return Ok(());
             };
-            ensure!(start.elapsed() < PATIENCE, "in {}: still not forwarding: {port}", self.name);
+            let patience = patience(PATIENCE);
+            ensure!(start.elapsed() < patience, "in {}: still not forwarding: {port}", self.name);
             thread::sleep(Duration::from_millis(5));
         }
     }

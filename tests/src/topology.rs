@@ -78,25 +78,30 @@ pub fn standard(lab: &mut Lab) -> Result<()> {
     ))?;
     host.sysctl("net.ipv4.ip_forward", "1")?;
     host.sysctl("net.ipv6.conf.all.forwarding", "1")?;
-    bridged_through_ip_hooks(host, false)?;
+    if has_bridge_netfilter(host)? {
+        bridged_through_ip_hooks(host, false)?;
+    }
     host.nft(HOST_RULES)?;
     container(lab, "c1", C1, C1_V6)?;
     container(lab, "c2", C2, C2_V6)?;
     lab.netns("world")?.settle()
 }
 
+/// The settings of br_netfilter.
+const BRIDGE_NETFILTER: [&str; 2] =
+    ["net.bridge.bridge-nf-call-iptables", "net.bridge.bridge-nf-call-ip6tables"];
+
+/// Whether bridged packets can pass the hooks of IP too: whether br_netfilter is there. It is not
+/// loaded for a scenario, since that changes what every bridge of the machine does.
+pub fn has_bridge_netfilter(host: &Netns) -> Result<bool> {
+    host.has_sysctl(BRIDGE_NETFILTER[0])
+}
+
 /// Whether bridged packets pass the hooks of IP too, as they do where br_netfilter is loaded and
-/// left at its defaults. Tells whether this kernel can do it.
-pub fn bridged_through_ip_hooks(host: &Netns, on: bool) -> Result<bool> {
-    const KEYS: [&str; 2] =
-        ["net.bridge.bridge-nf-call-iptables", "net.bridge.bridge-nf-call-ip6tables"];
-    for key in KEYS {
-        if !host.has_sysctl(key)? {
-            return Ok(false);
-        }
-        host.sysctl(key, if on { "1" } else { "0" })?;
-    }
-    Ok(true)
+/// left at its defaults.
+pub fn bridged_through_ip_hooks(host: &Netns, on: bool) -> Result<()> {
+    let value = if on { "1" } else { "0" };
+    BRIDGE_NETFILTER.iter().try_for_each(|key| host.sysctl(key, value))
 }
 
 /// Starts a container on the host's bridge.

@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::{Lab, Netns, Records, records::Names};
+use crate::{Lab, Netns, Records, pace::patience, records::Names, sight};
 
 /// How long it may take to attach, and to end.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -111,12 +111,12 @@ impl Trace {
             all
         });
         let mut trace = Self { child, lines, errors: Some(errors) };
-        match is_ready.recv_timeout(PATIENCE) {
+        match is_ready.recv_timeout(patience(PATIENCE)) {
             Ok(()) => Ok(trace),
             Err(RecvTimeoutError::Timeout) => {
                 let _ = trace.child.kill();
                 let ended = trace.wait()?;
-                bail!("pathtrace did not say `tracing` in {PATIENCE:?}: {}", ended.stderr)
+                bail!("pathtrace did not say `tracing` in time: {}", ended.stderr)
             }
             Err(RecvTimeoutError::Disconnected) => {
                 let ended = trace.wait()?;
@@ -142,8 +142,8 @@ impl Trace {
         let status = loop {
             match self.child.try_wait()? {
                 Some(status) => break status,
-                None if start.elapsed() > PATIENCE => {
-                    bail!("pathtrace did not end in {PATIENCE:?}")
+                None if start.elapsed() > patience(PATIENCE) => {
+                    bail!("pathtrace did not end in time")
                 }
                 None => thread::sleep(Duration::from_millis(5)),
             }
@@ -156,7 +156,7 @@ impl Trace {
     /// Ends it as Ctrl-C does, once what it was about to see is seen, and reads its records.
     pub fn stop(self, lab: &Lab) -> Result<Records> {
         // Packets' ends may come a moment after the traffic's last answer.
-        thread::sleep(Duration::from_millis(300));
+        thread::sleep(patience(Duration::from_millis(300)));
         self.signal(Signal::INT)?;
         self.wait()?.records(lab)
     }
@@ -175,7 +175,7 @@ impl Ended {
         ensure!(self.status.success(), "pathtrace ended with {}: {}", self.status, self.stderr);
         let names: Names =
             lab.spaces().map(|(short, netns)| (netns.inode().into(), short.into())).collect();
-        Records::read(&self.lines, &names)
+        Records::read(&self.lines, &names, || sight::ruled(lab))
     }
 }
 
@@ -188,10 +188,10 @@ pub fn run(lab: &Lab, args: &[&str]) -> Result<Ended> {
     let status = loop {
         match child.try_wait()? {
             Some(status) => break status,
-            None if start.elapsed() > PATIENCE => {
+            None if start.elapsed() > patience(PATIENCE) => {
                 child.kill()?;
                 child.wait()?;
-                bail!("pathtrace {} did not end in {PATIENCE:?}", args.join(" "))
+                bail!("pathtrace {} did not end in time", args.join(" "))
             }
             None => thread::sleep(Duration::from_millis(5)),
         }

@@ -13,7 +13,10 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use rustix::net::sockopt::set_socket_recv_buffer_size_force;
 
-use crate::Netns;
+use crate::{
+    Netns,
+    pace::{patience, slowness},
+};
 
 /// How long any answer is waited for.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -34,9 +37,10 @@ pub fn ping(from: &Netns, to: &str, count: u32) -> Result<u32> {
 
 /// As [`ping`], with options of the `ping` command.
 pub fn ping_with(from: &Netns, to: &str, options: &[&str]) -> Result<u32> {
+    // -W bounds the wait for the last answer: an unanswered ping is a result, no error.
+    let wait = slowness().to_string();
     let output = from.enter(|| {
-        // -W bounds the wait for the last answer: an unanswered ping is a result, no error.
-        Command::new("ping").args(["-n", "-i", "0.1", "-W", "1"]).args(options).arg(to).output()
+        Command::new("ping").args(["-n", "-i", "0.1", "-W", &wait]).args(options).arg(to).output()
     })?;
     let output = output.context("ping did not start (is it installed? cargo xtask setup)")?;
     let said = String::from_utf8_lossy(&output.stdout);
@@ -52,13 +56,13 @@ pub fn tcp(from: &Netns, to: &Netns, address: SocketAddr, bytes: usize) -> Resul
     let received = thread::scope(|scope| {
         let server = scope.spawn(|| -> Result<usize> {
             let (mut stream, _) = listener.accept()?;
-            stream.set_read_timeout(Some(PATIENCE))?;
+            stream.set_read_timeout(Some(patience(PATIENCE)))?;
             let mut all = Vec::new();
             Ok(stream.read_to_end(&mut all)?)
         });
         let client = from.enter(|| -> Result<()> {
-            let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
-            stream.set_write_timeout(Some(PATIENCE))?;
+            let mut stream = TcpStream::connect_timeout(&address, patience(PATIENCE))?;
+            stream.set_write_timeout(Some(patience(PATIENCE)))?;
             stream.write_all(&vec![b'x'; bytes])?;
             Ok(())
         })?;
@@ -86,7 +90,7 @@ pub fn udp_socket(netns: &Netns, address: SocketAddr) -> Result<UdpSocket> {
     let socket = netns
         .enter(|| UdpSocket::bind(address))?
         .with_context(|| format!("{address} not bound in {}", netns.name()))?;
-    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.set_read_timeout(Some(patience(PATIENCE)))?;
     // A reader that waits for a processor for a while loses nothing.
     set_socket_recv_buffer_size_force(&socket, 16 << 20).context("no larger receive buffer")?;
     Ok(socket)
@@ -96,7 +100,7 @@ pub fn udp_socket(netns: &Netns, address: SocketAddr) -> Result<UdpSocket> {
 pub fn udp_client(netns: &Netns, address: SocketAddr) -> Result<UdpSocket> {
     let any = if address.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
     let socket = netns.enter(|| UdpSocket::bind(any))?.context("no UDP socket bound")?;
-    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.set_read_timeout(Some(patience(PATIENCE)))?;
     socket.connect(address).with_context(|| format!("no way to {address}"))?;
     Ok(socket)
 }
@@ -143,10 +147,18 @@ pub struct Numbered {
 }
 
 impl Numbered {
+    /// As many, and as fast, as this machine takes without losing some by itself.
+    pub fn paced(self) -> Self {
+        if slowness() == 1 {
+            return self;
+        }
+        Self { flows: self.flows, packets: self.packets / 10, rate: self.rate / 5 }
+    }
+
     /// Sends them, round the flows, and tells how many arrived.
     pub fn send(self, from: &Netns, to: &Netns, address: SocketAddr) -> Result<u64> {
         let server = udp_socket(to, address)?;
-        server.set_read_timeout(Some(Duration::from_secs(2)))?;
+        server.set_read_timeout(Some(patience(Duration::from_secs(2))))?;
         let clients: Vec<_> =
             (0..self.flows).map(|_| udp_client(from, address)).collect::<Result<_>>()?;
         thread::scope(|scope| {

@@ -146,7 +146,7 @@ pub fn known_or_begun<S: Source>(source: &S, at: At) -> Option<Sighting> {
     if entry.is_some() {
         chance = Chance::of(source)?;
     }
-    begin(source, chance, fresh)
+    begin(source, chance, &mut fresh)
 }
 
 /// A packet that is followed, if what is at its address is still itself. For points that other
@@ -214,7 +214,7 @@ impl Chance {
 
 /// Follows the packet in `fresh.tuple` from here on, if it matches.
 #[inline(always)]
-fn begin<S: Source>(source: &S, chance: Chance, mut fresh: Followed) -> Option<Sighting> {
+fn begin<S: Source>(source: &S, chance: Chance, fresh: &mut Followed) -> Option<Sighting> {
     let filter = filter();
     let matches = chance.placed
         && matches_packet(filter, &fresh.tuple)
@@ -232,7 +232,7 @@ fn begin<S: Source>(source: &S, chance: Chance, mut fresh: Followed) -> Option<S
     fresh.netns = source.netns();
     let address = source.address();
     set_maybe_followed(address);
-    if FOLLOWED.insert(&address, &fresh, 0).is_err() {
+    if FOLLOWED.insert(&address, &*fresh, 0).is_err() {
         count(Loss::TrackingFull);
         debug!(&(), "no room to follow packet {:x}", fresh.id);
         return None;

@@ -75,6 +75,15 @@ pub struct TraceArgs {
     #[arg(short, action = clap::ArgAction::Count, help_heading = "Output")]
     pub verbose: u8,
 
+    /// Have the kernel trace its rules (nf_tables), to name the very rule that dropped a packet
+    ///
+    /// This changes the rule set: while it traces, pathtrace adds a table of its own to every
+    /// network namespace on the path, which marks the selected packets (meta nftrace). It drops
+    /// nothing, is removed on every exit, and costs the traced packets time. Drops by the rules of
+    /// nftables and iptables-nft are named so, by those of legacy iptables are not.
+    #[arg(long, help_heading = "Rules")]
+    pub nft_trace: bool,
+
     /// Size of the buffer between kernel and pathtrace: a power of two, e.g. 16M
     #[arg(long, value_name = "BYTES", default_value = "16M", value_parser = ring_size, help_heading = "Limits")]
     pub ring_size: u32,

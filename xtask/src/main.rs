@@ -11,6 +11,7 @@ mod step;
 mod test;
 #[path = "../../tracer/build/toolchain.rs"]
 mod toolchain;
+mod vm;
 
 use std::{ffi::OsString, process::ExitCode};
 
@@ -38,16 +39,15 @@ enum Task {
         args: Vec<OsString>,
     },
     /// Run every test: the unit tests, then the scenarios in the lab
-    Test {
-        /// Only tests whose name contains this
-        name: Option<String>,
-    },
+    Test(test::Test),
+    /// Run a command as root under other kernels: cargo xtask vm --kernel 6.1 -- uname -r
+    Vm(vm::Vm),
     /// A network of namespaces to play with
     Lab(lab::Lab),
     /// Show pathtrace at work on a small network, from nothing
     Demo,
     /// Measure what tracing costs
-    Bench,
+    Bench(bench::Bench),
 }
 
 fn main() -> ExitCode {
@@ -65,10 +65,11 @@ fn carry_out(task: Task) -> Result<ExitCode> {
         Task::Setup => setup::run()?,
         Task::Build => drop(build::run()?),
         Task::Run { args } => run::run(&args)?,
-        Task::Test { name } => return test::run(name.as_deref()),
+        Task::Test(test) => return test::run(&test),
+        Task::Vm(vm) => return Ok(vm::run(vm)),
         Task::Lab(lab) => lab::run(lab)?,
         Task::Demo => demo::run()?,
-        Task::Bench => bench::run()?,
+        Task::Bench(bench) => bench::run(&bench)?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -21,11 +21,32 @@ struct Tool {
     why: &'static str,
 }
 
+/// What every test needs.
 const TOOLS: [Tool; 3] = [
     Tool { command: "ip", package: "iproute2", why: "the lab's namespaces, links and routes" },
     Tool { command: "nft", package: "nftables", why: "the lab's rules" },
     Tool { command: "ping", package: "iputils-ping", why: "the lab's echo requests" },
 ];
+
+/// What guests need, and scenarios that are run in them.
+const GUEST_TOOLS: [Tool; 6] = [
+    Tool { command: "qemu-system-x86_64", package: "qemu-system-x86", why: "the guests" },
+    Tool { command: "busybox", package: "busybox-static", why: "the guests' first process" },
+    Tool { command: "iptables", package: "iptables", why: "the scenarios' rules" },
+    Tool { command: "ebtables", package: "ebtables", why: "the scenarios' rules of bridges" },
+    Tool { command: "arptables", package: "arptables", why: "the scenarios' rules of ARP" },
+    Tool { command: "conntrack", package: "conntrack", why: "the scenarios' connections" },
+];
+
+/// What tracing is measured beside.
+const TOOLS_TO_COMPARE: [Tool; 2] = [
+    Tool { command: "tcpdump", package: "tcpdump", why: "to be measured beside pathtrace" },
+    Tool { command: "bpftrace", package: "bpftrace", why: "to be measured beside pathtrace" },
+];
+
+/// Comes with QEMU in Debian 12, and by itself later: looked for when QEMU is there.
+const VIRTIOFSD: Tool =
+    Tool { command: "virtiofsd", package: "virtiofsd", why: "the guests' root" };
 
 /// Debian's compiler with a precompiled `core` for BPF.
 const SYSTEM_COMPILER: [&str; 3] = ["rustc-web", "cargo-web", "libstd-rust-web-dev-bpf"];
@@ -34,29 +55,64 @@ const SYSTEM_COMPILER: [&str; 3] = ["rustc-web", "cargo-web", "libstd-rust-web-d
 const LINKER: &str = "bpf-linker@0.13.0";
 const LINKER_LLVM: std::ops::RangeInclusive<u32> = 21..=23;
 
+/// Where commands are beside those on PATH.
+const DIRECTORIES: [&str; 5] =
+    ["/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/libexec", "/usr/lib/qemu"];
+
 /// How long downloads and installations may take.
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// Installs what is missing. A second run finds everything and is instant.
 pub fn run() -> Result<()> {
     let start = Instant::now();
-    tools()?;
+    tools(&TOOLS, |tool| find(tool.command).is_some())?;
     if Toolchain::find().is_err() {
         toolchain()?;
     }
     let Toolchain { compiler, linker } = Toolchain::find().map_err(anyhow::Error::msg)?;
-    println!("kernel side: {compiler}; {}", linker.display());
-    println!("setup: nothing is missing ({:.1} s)", start.elapsed().as_secs_f32());
+    eprintln!("kernel side: {compiler}; {}", linker.display());
+    eprintln!("setup: nothing is missing ({:.1} s)", start.elapsed().as_secs_f32());
     Ok(())
 }
 
-fn tools() -> Result<()> {
-    let missing: Vec<&Tool> = TOOLS.iter().filter(|tool| find(tool.command).is_none()).collect();
+/// Installs what tracing is measured beside, where it is missing.
+pub fn tools_to_compare_with() -> Result<()> {
+    tools(&TOOLS_TO_COMPARE, |tool| find(tool.command).is_some())
+}
+
+/// Installs what guests need and this machine lacks.
+pub fn tools_for_guests() -> Result<()> {
+    tools(&GUEST_TOOLS, |tool| {
+        let found = find(tool.command);
+        // The package `busybox` has one that needs libraries, which no guest has at first.
+        found.is_some_and(|file| tool.command != "busybox" || is_static(&file))
+    })?;
+    tools(&[VIRTIOFSD], |tool| find(tool.command).is_some())
+}
+
+fn tools(tools: &[Tool], is_there: impl Fn(&Tool) -> bool) -> Result<()> {
+    let missing: Vec<&Tool> = tools.iter().filter(|tool| !is_there(tool)).collect();
     for Tool { command, package, why } in &missing {
-        println!("{command} is missing ({why}): package {package}");
+        eprintln!("{command} is missing ({why}): package {package}");
     }
     let packages: Vec<&str> = missing.iter().map(|tool| tool.package).collect();
     if packages.is_empty() { Ok(()) } else { install(&packages) }
+}
+
+/// Whether a program needs no other file to run: its ELF header names no interpreter.
+fn is_static(program: &Path) -> bool {
+    const INTERPRETER: u32 = 3;
+    let Ok(elf) = std::fs::read(program) else { return false };
+    let bytes = |at: usize, size: usize| elf.get(at..at + size);
+    let number = |at: usize, size: usize| {
+        let bytes = bytes(at, size)?.iter().rev();
+        Some(bytes.fold(0_usize, |number, byte| number << 8 | usize::from(*byte)))
+    };
+    let (Some(table), Some(size), Some(count)) = (number(32, 8), number(54, 2), number(56, 2))
+    else {
+        return false;
+    };
+    (0..count).all(|entry| number(table + entry * size, 4) != Some(INTERPRETER as usize))
 }
 
 /// Installs a compiler for BPF and a bpf-linker that fits it: a nightly that is there already,
@@ -66,7 +122,7 @@ fn toolchain() -> Result<()> {
         return linker(llvm);
     }
     if Compiler::System.llvm().is_none() && find("apt-get").is_some() {
-        println!("a Rust compiler for BPF is missing: packages {}", SYSTEM_COMPILER.join(" "));
+        eprintln!("a Rust compiler for BPF is missing: packages {}", SYSTEM_COMPILER.join(" "));
         install(&SYSTEM_COMPILER)?;
     }
     if let Some(llvm) = Compiler::System.llvm() {
@@ -93,7 +149,7 @@ fn nightly() -> Option<u32> {
         let what = "source of core for the nightly compiler (rustup)";
         // Without a network, say, the next way is taken.
         if step::run(what, Command::new("rustup").args(args), 2 * MINUTE).is_err() {
-            println!("{what}: not to be had");
+            eprintln!("{what}: not to be had");
         }
     }
     Compiler::Nightly.llvm()
@@ -109,7 +165,7 @@ fn linker(llvm: u32) -> Result<()> {
     );
     if llvm_prefix(llvm).is_none() {
         let packages = llvm_packages(llvm);
-        println!("LLVM {llvm} is missing (bpf-linker is made of it): {}", packages.join(" "));
+        eprintln!("LLVM {llvm} is missing (bpf-linker is made of it): {}", packages.join(" "));
         install(&packages.each_ref().map(String::as_str))?;
     }
     let prefix = llvm_prefix(llvm).with_context(|| {
@@ -177,11 +233,11 @@ fn install(packages: &[&str]) -> Result<()> {
     step::run(&format!("installing {list}"), install.args(packages), 10 * MINUTE)
 }
 
-/// A command on PATH, or where only root's PATH leads.
-fn find(command: &str) -> Option<PathBuf> {
+/// A command on PATH, or where only root's PATH leads, or QEMU's.
+pub fn find(command: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path)
-        .chain(["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from))
+        .chain(DIRECTORIES.map(PathBuf::from))
         .map(|directory| directory.join(command))
         .find(|file| file.is_file())
 }

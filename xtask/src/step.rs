@@ -1,4 +1,4 @@
-//! A long step: told when it begins and ends, quiet unless it fails.
+//! A long step: told on stderr when it begins and ends, quiet unless it fails.
 
 use std::{
     io::Read,
@@ -14,7 +14,7 @@ const HEARTBEAT: Duration = Duration::from_secs(15);
 
 /// Runs a command that takes long, for at most `limit`. When it fails, what it said last is shown.
 pub fn run(what: &str, command: &mut Command, limit: Duration) -> Result<()> {
-    println!("{what} …");
+    eprintln!("{what} …");
     let start = Instant::now();
     let mut child = command
         .stdin(Stdio::null())
@@ -34,12 +34,12 @@ pub fn run(what: &str, command: &mut Command, limit: Duration) -> Result<()> {
         }
         if told.elapsed() > HEARTBEAT {
             told = Instant::now();
-            println!("{what} … {} s so far", start.elapsed().as_secs());
+            eprintln!("{what} … {} s so far", start.elapsed().as_secs());
         }
         thread::sleep(Duration::from_millis(50));
     };
     if status.is_some_and(|status| status.success()) {
-        println!("{what}: done in {:.1} s", start.elapsed().as_secs_f32());
+        eprintln!("{what}: done in {:.1} s", start.elapsed().as_secs_f32());
         return Ok(());
     }
     let why = match status {

@@ -12,8 +12,8 @@ use crate::{
     track::{inherit, known_itself},
 };
 
-/// Most pieces that are followed of one segment: 64 KiB in pieces of 512 bytes.
-const MOST_PIECES: usize = 128;
+/// Most pieces that are followed of one segment: 64 KiB in pieces of 1,024 bytes.
+const MOST_PIECES: usize = 64;
 
 /// What the end of a function needs that makes another packet of its first argument. Not every end
 /// of a packet has a tracepoint: what is at its address must still be itself.

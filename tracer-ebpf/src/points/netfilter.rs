@@ -21,7 +21,7 @@ use tracer_common::{
     track::{Decision, Followed},
 };
 
-use super::{Packet, keep};
+use super::{Packet, keep, nftables};
 use crate::{
     call::{Call, Kept},
     emit::{Capture, Report, emit},
@@ -360,7 +360,8 @@ pub fn tell_decision<S: Capture>(packet: &S, sighting: &Sighting, verdict: u8) {
     let Some(decision) = decision(packet.address(), followed) else { return };
     // SAFETY: a live map value; only the CPU that handles the packet touches it.
     let Decision { table, chain, rule, decider, .. } = unsafe { *decision };
-    let watched = super::nftables::is_watched(decider);
+    let watched = (rule != nftables::UNKNOWN && nftables::is_watched()) as u8;
+    let rule = if rule == nftables::UNKNOWN { 0 } else { rule };
     let detail = Verdict { table, chain, rule, hook, decider, verdict, watched, pad: 0 };
     let report = Report {
         point: point_of(hook.pf, hook.hook),

@@ -24,8 +24,11 @@ const DROP: u32 = 0;
 const EXPRESSION_HEADER: u64 = 8;
 /// Of `struct nft_immediate_expr`: a `struct nft_data` of 16 bytes, then the register.
 const IMMEDIATE_REGISTER: u64 = 16;
-/// Most bytes of a rule (`dlen` has 12 bits), in words.
-const MOST_WORDS: u64 = 4096 / 8;
+/// How far back a rule's header is looked for, in words. A rule may be longer (`dlen` has 12 bits), few
+/// are; the verifier walks each step, at every load.
+const MOST_WORDS: u64 = 1280 / 8;
+/// What stands for the handle of a rule whose header was not found.
+pub const UNKNOWN: u64 = u64::MAX;
 
 /// The packet of a `struct nft_pktinfo`.
 #[inline(always)]
@@ -46,10 +49,9 @@ fn state_of(pkt: u64) -> *const u8 {
 
 /// Whether all that sets verdicts is watched: then no rule means the policy.
 #[inline(always)]
-pub fn is_watched(decider: u8) -> u8 {
+pub fn is_watched() -> bool {
     // SAFETY: a live map value of integers.
-    let rules = state().is_some_and(|state| unsafe { (*state).rules } != 0);
-    (decider == decider::NFTABLES && rules) as u8
+    state().is_some_and(|state| unsafe { (*state).rules } != 0)
 }
 
 /// `nft_do_chain(pkt, priv)`: a base chain begins. `priv` is its `struct nft_chain`.
@@ -123,13 +125,13 @@ pub fn leave_expression(kept: &Kept, _: u64) {
 /// `NF_QUEUE`.
 const QUEUE: u32 = 3;
 
-/// The handle of the rule that ends with this expression; 0 when it is not found.
+/// The handle of the rule that ends with this expression, or [`UNKNOWN`].
 #[inline(never)]
 fn rule_of(expression: u64) -> u64 {
     let operations = Probe::read::<u64>(expression as *const u8, 0);
     let size: u32 = Probe::read(operations as *const u8, offset!(nft_ops_size));
     if size == 0 {
-        return 0;
+        return UNKNOWN;
     }
     let end = expression + u64::from(size);
     let listed = setting!(rules_are_listed) != 0;
@@ -149,7 +151,7 @@ fn rule_of(expression: u64) -> u64 {
         }
         back += 1;
     }
-    0
+    UNKNOWN
 }
 
 /// A handle has 42 bits.

@@ -200,7 +200,7 @@ pub struct InHook {
 pub enum Decider {
     /// A base chain of nftables (iptables-nft's as well), or a chain that it leads to.
     Nftables {
-        /// Handle of the table: unique in its namespace, never used again.
+        /// Handle of the table: unique in its namespace.
         table: u64,
         /// Handle of the base chain in that table; 0 where the kernel cannot tell it.
         chain: u64,
@@ -227,7 +227,7 @@ pub enum Decider {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RuleOrPolicy {
-    /// The rule with this handle: unique in its table, never used again.
+    /// The rule with this handle: unique in its table. A rule that replaces it takes it over.
     Rule(u64),
     /// The base chain's policy: no rule had decided.
     Policy,

@@ -21,9 +21,33 @@ pub struct HarmlessEnds<K>(pub K);
 struct Kind {
     reasons: &'static [&'static str],
     functions: &'static [&'static str],
-    when: fn(&Headers, bool) -> bool,
+    when: fn(&Freed) -> bool,
     end: BenignEnd,
 }
+
+/// A packet that the kernel freed as if it had dropped it.
+struct Freed<'a> {
+    headers: &'a Headers,
+    /// It is a copy of another packet.
+    clone: bool,
+    /// The kernel tells reasons. Where none does (before Linux 5.17), a function that frees packets
+    /// for good reasons and for bad ones is all there is to know.
+    told: bool,
+}
+
+impl Freed<'_> {
+    fn is_multicast(&self) -> bool {
+        match self.headers.dst {
+            IpAddr::V4(dst) => dst.is_multicast(),
+            IpAddr::V6(dst) => dst.is_multicast(),
+        }
+    }
+}
+
+/// TCP's flag that opens a connection.
+const SYN: u8 = 0x02;
+/// IP protocol of IGMP.
+const IGMP: u8 = 2;
 
 /// What a kernel says that gives no reason, or none that tells anything.
 const UNSPECIFIED: &str = "NOT_SPECIFIED";
@@ -34,55 +58,76 @@ const KINDS: &[Kind] = &[
     Kind {
         reasons: &["NO_SOCKET", UNSPECIFIED],
         functions: &["icmp_rcv", "icmpv6_rcv", "ping_rcv"],
-        when: |h, _| matches!((h.family, h.l4_kind), (Family::Ipv4, 0) | (Family::Ipv6, 129)),
+        when: |freed| {
+            matches!(
+                (freed.headers.family, freed.headers.l4_kind),
+                (Family::Ipv4, 0) | (Family::Ipv6, 129)
+            )
+        },
         end: BenignEnd::Delivered,
     },
-    // TIME_WAIT, or a SYN that came again: answered where needed, then freed without a reason.
+    // TIME_WAIT, or a SYN that came again: answered where needed, then freed without a reason. A
+    // SYN that no socket waits for ends here too: newer kernels say so (NO_SOCKET), older ones do not.
     Kind {
         reasons: &[UNSPECIFIED],
         functions: &["tcp_v4_rcv", "tcp_v6_rcv"],
-        when: |h, _| h.proto == 6,
+        when: |freed| freed.headers.proto == 6 && (freed.told || freed.headers.l4_kind & SYN == 0),
         end: BenignEnd::Delivered,
     },
     // A connection was closed: what its socket had taken, and nobody will read (a FIN, mostly).
     Kind {
         reasons: &["QUEUE_PURGE", UNSPECIFIED],
         functions: &["sk_stream_kill_queues", "inet_sock_destruct", "tcp_disconnect"],
-        when: |h, _| h.proto == 6,
+        when: |freed| freed.headers.proto == 6,
         end: BenignEnd::Delivered,
     },
     // The pieces of a packet that was put together again: freed with the whole, which was read.
     Kind {
         reasons: &[UNSPECIFIED],
         functions: &["skb_release_data"],
-        when: |_, _| true,
+        when: |_| true,
+        end: BenignEnd::Consumed,
+    },
+    // The same before Linux 6.3, where the list of pieces is freed by a function of its own. On 5.10
+    // queues free what they have no room for by it as well, so the packet must be such a piece.
+    Kind {
+        reasons: &[UNSPECIFIED],
+        functions: &["kfree_skb_list", "kfree_skb_list_reason"],
+        when: |freed| freed.headers.later_fragment,
+        end: BenignEnd::Consumed,
+    },
+    // What other hosts report of their groups is of no use here.
+    Kind {
+        reasons: &[UNSPECIFIED],
+        functions: &["igmp_rcv"],
+        when: |freed| freed.headers.family == Family::Ipv4 && freed.headers.proto == IGMP,
         end: BenignEnd::Consumed,
     },
     // Multicast listener reports and queries, freed after they were worked on.
     Kind {
         reasons: &[UNSPECIFIED],
         functions: &["mld_query_work", "mld_report_work", "__mld_query_work", "__mld_report_work"],
-        when: |_, _| true,
+        when: |_| true,
         end: BenignEnd::Delivered,
     },
     // A neighbour asks for somebody else: the solicited-node group is shared by many addresses.
     Kind {
         reasons: &["IPV6_NDISC_NS_OTHERHOST"],
         functions: &[],
-        when: |_, _| true,
+        when: |_| true,
         end: BenignEnd::Consumed,
     },
     // What a packet socket (tcpdump, a DHCP client) could not or would not take: it was a copy.
     Kind {
         reasons: &[],
         functions: &["packet_rcv", "tpacket_rcv", "packet_rcv_spkt", "packet_rcv_fanout"],
-        when: |_, _| true,
+        when: |_| true,
         end: BenignEnd::Consumed,
     },
     Kind {
         reasons: &["PACKET_SOCK_ERROR"],
         functions: &[],
-        when: |_, _| true,
+        when: |_| true,
         end: BenignEnd::Consumed,
     },
     // A bridge floods copies to every port; all but one end where they were not meant to go.
@@ -90,7 +135,34 @@ const KINDS: &[Kind] = &[
     Kind {
         reasons: &["OTHERHOST", "SOCKET_FILTER", "QUEUE_PURGE"],
         functions: &[],
-        when: |_, clone| clone,
+        when: |freed| freed.clone,
+        end: BenignEnd::Consumed,
+    },
+    // The same where the kernel gives no reason (5.10, and sockets for some releases more).
+    Kind {
+        reasons: &[UNSPECIFIED],
+        functions: &[
+            "ip_rcv_core",
+            "ip_rcv",
+            "ip_list_rcv",
+            "ip6_rcv_core",
+            "ipv6_rcv",
+            "ipv6_list_rcv",
+            "raw_rcv",
+            "raw_rcv_skb",
+            "rawv6_rcv",
+            "rawv6_rcv_skb",
+            "skb_queue_purge",
+            "inet_sock_destruct",
+        ],
+        when: |freed| freed.clone,
+        end: BenignEnd::Consumed,
+    },
+    // Multicast that no socket here waits for.
+    Kind {
+        reasons: &[UNSPECIFIED],
+        functions: &["__udp4_lib_mcast_deliver", "__udp6_lib_mcast_deliver"],
+        when: |freed| freed.is_multicast(),
         end: BenignEnd::Consumed,
     },
     // Multicast of a group that nobody here has joined: what every host of the link gets.
@@ -103,11 +175,9 @@ const KINDS: &[Kind] = &[
             "ip_sublist_rcv_finish",
             "ip6_mc_input",
             "ip6_rcv_finish",
+            "ip6_protocol_deliver_rcu",
         ],
-        when: |h, _| match h.dst {
-            IpAddr::V4(dst) => dst.is_multicast(),
-            IpAddr::V6(dst) => dst.is_multicast(),
-        },
+        when: |freed| freed.is_multicast(),
         end: BenignEnd::Consumed,
     },
 ];
@@ -126,6 +196,12 @@ impl<K: KernelNames> Benign for HarmlessEnds<K> {
         self.0.symbol(location).is_some_and(|function| READS.contains(&function.in_source()))
     }
 
+    fn is_unspecified(&self, reason: Option<u32>) -> bool {
+        reason.is_none_or(|number| {
+            self.0.reason(number).is_some_and(|name| name.ends_with(UNSPECIFIED))
+        })
+    }
+
     fn end(
         &self,
         reason: Option<u32>,
@@ -133,22 +209,23 @@ impl<K: KernelNames> Benign for HarmlessEnds<K> {
         headers: &Headers,
         clone: bool,
     ) -> Option<BenignEnd> {
-        let reason = match reason {
+        let name = match reason {
             None => UNSPECIFIED,
             Some(number) => {
                 let name = self.0.reason(number)?;
                 name.strip_prefix("SKB_DROP_REASON_").unwrap_or(name)
             }
         };
+        let freed = Freed { headers, clone, told: reason.is_some() };
         let symbol = self.0.symbol(location);
         let function = symbol.as_ref().map(|symbol| symbol.in_source());
         KINDS
             .iter()
             .find(|kind| {
-                (kind.reasons.is_empty() || kind.reasons.contains(&reason))
+                (kind.reasons.is_empty() || kind.reasons.contains(&name))
                     && (kind.functions.is_empty()
                         || function.is_some_and(|name| kind.functions.contains(&name)))
-                    && (kind.when)(headers, clone)
+                    && (kind.when)(&freed)
             })
             .map(|kind| kind.end)
     }

@@ -3,8 +3,9 @@
 use std::net::IpAddr;
 
 use crate::{
-    event::{InHook, Place},
-    host::symbols::Function,
+    event::{Decider, InHook, Place},
+    host::{ruleset::ways::Packet, symbols::Function},
+    journey::{Decided, Journey},
 };
 
 /// Names of the kernel that traced.
@@ -98,9 +99,9 @@ impl Names for () {
 /// A base chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BaseChain {
-    /// `nftables` or `iptables-legacy`.
+    /// `nftables`, `iptables-legacy` or `ebtables-legacy`.
     pub backend: String,
-    /// `ip`, `ip6` or `inet`.
+    /// `ip`, `ip6`, `inet`, `bridge`, `arp` or `netdev`.
     pub family: String,
     /// Table.
     pub table: String,
@@ -108,8 +109,8 @@ pub struct BaseChain {
     pub chain: String,
     /// Hook.
     pub hook: String,
-    /// Priority.
-    pub priority: i32,
+    /// Priority, where the base chain is known.
+    pub priority: Option<i32>,
     /// Whether its policy is to drop, where that is known.
     pub policy_drops: Option<bool>,
 }
@@ -125,6 +126,40 @@ pub struct Bracket {
     pub chains: Vec<BaseChain>,
 }
 
+/// What decided: a rule, the policy of a base chain, or something in that chain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Decision {
+    /// The base chain.
+    pub chain: BaseChain,
+    /// The chain that the rule stands in, where that is another one.
+    pub within: Option<String>,
+    /// Handle of the rule, where it is known; legacy rules have none.
+    pub handle: Option<u64>,
+    /// Number of a legacy rule in its chain, from 1, where it is known.
+    pub number: Option<u64>,
+    /// Whether the chain's policy decided; `None` where it is not known.
+    pub policy: Option<bool>,
+    /// Text of the rule, where it is known.
+    pub text: Option<String>,
+    /// It was not seen to decide: nothing else there could have dropped the packet.
+    pub inferred: bool,
+    /// Docker keeps a chain for others' rules in this table.
+    pub docker: bool,
+}
+
+/// A packet that was dropped by something between observers, or where none stand.
+#[derive(Clone, Debug)]
+pub struct Died<'a> {
+    /// Where.
+    pub place: Place,
+    /// In which hook; `None` where no observers stand.
+    pub at: Option<InHook>,
+    /// When, ns of CLOCK_MONOTONIC.
+    pub time: u64,
+    /// What is known of the packet.
+    pub packet: &'a Packet,
+}
+
 /// Evidence of this machine for what happened to a packet.
 pub trait Evidence: KernelNames + Names {
     /// What stands between the last observer that a packet passed and the next one.
@@ -132,6 +167,35 @@ pub trait Evidence: KernelNames + Names {
     /// A kernel setting of a namespace, by its dotted name as `sysctl` takes it
     /// (`net.ipv4.ip_forward`; a dot within the name of an interface is written `/`).
     fn sysctl(&self, netns: u32, name: &str) -> Option<String>;
+    /// The rule or policy that is known to have decided, by name; `None` where its table is not
+    /// known.
+    fn decided(&self, _died: &Died<'_>, _at: InHook, _by: &Decider) -> Option<Decision> {
+        None
+    }
+    /// All that sits in a hook, in order.
+    fn chains_at(&self, _netns: u32, _at: InHook) -> Vec<BaseChain> {
+        Vec::new()
+    }
+    /// The ways in which one of these base chains can have dropped a packet, going by its rules at
+    /// that time; `None` where that cannot be told.
+    fn ways(&self, _died: &Died<'_>, _chains: &[BaseChain]) -> Option<Vec<Decision>> {
+        None
+    }
+    /// The base chains that a packet can have met where no observers stand: of frames in a bridge,
+    /// and of a device's ingress and egress.
+    fn unobserved(&self, _place: Place) -> Vec<BaseChain> {
+        Vec::new()
+    }
+    /// Who dropped the packet of this journey in a namespace, and in which hook, where the kernel was
+    /// asked to trace that. `died_in` is the hook where it died, if that was seen.
+    fn traced(
+        &self,
+        _netns: u32,
+        _died_in: Option<InHook>,
+        _: &Journey,
+    ) -> Option<(InHook, Decided)> {
+        None
+    }
 }
 
 /// Knows nothing.

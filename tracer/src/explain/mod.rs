@@ -1,7 +1,7 @@
 //! A journey that did not arrive + evidence of the machine → why, and what to do about it.
 //!
 //! `facts` says what evidence is, `causes` is the table of what the kernel's reasons mean,
-//! `netfilter` finds the base chain, and [`HarmlessEnds`] knows the drops that are none.
+//! `netfilter` finds who decided in a hook, and [`HarmlessEnds`] knows the drops that are none.
 
 mod benign;
 mod causes;
@@ -13,8 +13,8 @@ mod words;
 
 pub use benign::HarmlessEnds;
 pub use facts::{
-    BaseChain, Bracket, DeviceName, Evidence, KernelNames, Names, NetnsName, location_name,
-    reason_name,
+    BaseChain, Bracket, Decision, DeviceName, Died, Evidence, KernelNames, Names, NetnsName,
+    location_name, reason_name,
 };
 
 use serde_json::{Map, Value};
@@ -33,7 +33,7 @@ pub struct Explanation {
     pub reason: Option<String>,
     /// Where in the kernel it was dropped, `function+0xoffset`.
     pub location: Option<String>,
-    /// The base chain that decided.
+    /// The rule, policy or base chain that decided.
     pub rule: Option<Decision>,
     /// The priorities between which it died in a netfilter hook.
     pub between: Option<(Option<i32>, Option<i32>)>,
@@ -43,19 +43,6 @@ pub struct Explanation {
     pub advice: Vec<String>,
     /// What the sentence rests on.
     pub evidence: Map<String, Value>,
-}
-
-/// A base chain that decided, and what of it is known to have done so.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Decision {
-    /// The chain.
-    pub chain: BaseChain,
-    /// Handle of the rule, where it is known.
-    pub handle: Option<u64>,
-    /// Whether the chain's policy decided; `None` where it is not known.
-    pub policy: Option<bool>,
-    /// Text of the rule, where it is known.
-    pub text: Option<String>,
 }
 
 /// Explains a journey that was dropped or lost; `None` for one that arrived.
@@ -69,19 +56,18 @@ pub fn explain(journey: &Journey, evidence: &(impl Evidence + ?Sized)) -> Option
                 ..Explanation::default()
             };
             let place = journey.hops.get(hop).map_or(NOWHERE, |hop| hop.place);
-            let words = words(journey, place, evidence);
+            let mut words = words(journey, place, evidence);
+            let mut hook = netfilter::Hop::of(journey, hop, in_hook);
             // Within a hook a packet can also die of something else, such as reassembly.
             let otherwise = number.and_then(|number| evidence.reason(number)).is_some_and(|name| {
                 !["NETFILTER_DROP", "NOT_SPECIFIED"].iter().any(|n| name.ends_with(n))
             });
-            match in_hook {
-                Some(hook) if !otherwise => {
-                    netfilter::explain(&mut explanation, place.netns, hook, &words, evidence);
-                }
-                _ => {
-                    let at = (location, in_hook.is_some());
-                    dropped(&mut explanation, journey, at, place, &words, evidence);
-                }
+            if !otherwise && hook.ask_trace(evidence) {
+                explanation.evidence.insert("nft_trace".to_owned(), true.into());
+            }
+            if otherwise || !netfilter::explain(&mut explanation, &hook, &mut words, evidence) {
+                let at = (location, in_hook.is_some());
+                dropped(&mut explanation, journey, at, place, &words, evidence);
             }
             Some(explanation)
         }
@@ -97,7 +83,12 @@ pub fn explain(journey: &Journey, evidence: &(impl Evidence + ?Sized)) -> Option
                 }
             };
             let why = if journey.complete { why } else { format!("{why}; events of it were lost") };
-            Some(Explanation { why, ..Explanation::default() })
+            let mut explanation = Explanation { why, ..Explanation::default() };
+            let place = journey.hops.get(hop).map_or(NOWHERE, |hop| hop.place);
+            let mut words = words(journey, place, evidence);
+            let hook = netfilter::Hop::of(journey, hop, None);
+            netfilter::kept(&mut explanation, &hook, &mut words, evidence);
+            Some(explanation)
         }
         Outcome::Transmitted { .. } | Outcome::Delivered { .. } | Outcome::Consumed { .. } => None,
     }

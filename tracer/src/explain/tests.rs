@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    event::{Headers, Hook, InHook, What},
+    event::{Decider, Headers, Hook, HookFamily, InHook, RuleOrPolicy, Verdict, What},
     host::symbols::Function,
     journey::{Benign, BenignEnd, sample::*},
 };
@@ -15,6 +15,9 @@ struct Host {
     netns: NetnsName,
     chains: Vec<BaseChain>,
     sysctl: Option<&'static str>,
+    decided: Option<Decision>,
+    ways: Option<Vec<Decision>>,
+    beside: Vec<BaseChain>,
 }
 
 impl KernelNames for Host {
@@ -45,6 +48,24 @@ impl Evidence for Host {
     fn sysctl(&self, _: u32, _: &str) -> Option<String> {
         self.sysctl.map(str::to_owned)
     }
+
+    fn decided(&self, _: &Died<'_>, _: InHook, _: &Decider) -> Option<Decision> {
+        self.decided.clone()
+    }
+
+    fn chains_at(&self, _: u32, _: InHook) -> Vec<BaseChain> {
+        self.beside.clone()
+    }
+
+    fn ways(&self, _: &Died<'_>, chains: &[BaseChain]) -> Option<Vec<Decision>> {
+        let ways = self.ways.clone()?;
+        let of = |way: &Decision| chains.iter().any(|chain| chain.table == way.chain.table);
+        Some(ways.into_iter().filter(of).collect())
+    }
+
+    fn unobserved(&self, _: Place) -> Vec<BaseChain> {
+        self.beside.clone()
+    }
 }
 
 fn host(reason: &'static str, function: &'static str) -> Host {
@@ -59,7 +80,7 @@ fn chain(table: &str, policy_drops: Option<bool>) -> BaseChain {
         table: table.to_owned(),
         chain: "forward".to_owned(),
         hook: "forward".to_owned(),
-        priority: 0,
+        priority: Some(0),
         policy_drops,
     }
 }
@@ -103,10 +124,201 @@ fn several_chains_are_named_and_none_is_blamed() {
     let chains = vec![chain("fw", None), chain("docker {x}", None)];
     let said = explained(&Host { chains, ..host("NETFILTER_DROP", "nf_hook_slow") }, in_forward());
     assert_eq!(said.rule, None);
-    assert!(said.why.contains("chain inet fw forward and chain inet docker _x_ forward"));
+    assert!(said.why.contains("chain inet fw forward and chain inet docker {x} forward"));
     assert_eq!(said.evidence["chains"].as_array().unwrap().len(), 2);
     let said = explained(&host("NETFILTER_DROP", "nf_hook_slow"), in_forward());
     assert!(said.why.starts_with("no base chain at forward"));
+}
+
+fn rule(table: &str, handle: Option<u64>, text: Option<&str>) -> Decision {
+    Decision {
+        chain: chain(table, Some(handle.is_none())),
+        within: None,
+        handle,
+        number: None,
+        policy: Some(handle.is_none()),
+        text: text.map(str::to_owned),
+        inferred: false,
+        docker: false,
+    }
+}
+
+fn seen(verdict: Verdict) -> What {
+    let rule = RuleOrPolicy::Rule(12);
+    let by = Decider::Nftables { table: 7, chain: 1, rule };
+    What::Verdict { hook: hook(Hook::Forward, 2), by, verdict }
+}
+
+fn by(by: Decider) -> Packet {
+    let verdict = What::Verdict { hook: hook(Hook::Forward, 2), by, verdict: Verdict::Drop };
+    let at = Some(hook(Hook::Forward, 2));
+    query().see(enter(Hook::Forward)).see(verdict).see(drop(12, at))
+}
+
+fn watched(decided: Decision, verdict: Verdict) -> Explanation {
+    let host = Host { decided: Some(decided), ..host("NETFILTER_DROP", "nft_do_chain") };
+    let at = Some(hook(Hook::Forward, 2));
+    explained(&host, query().see(enter(Hook::Forward)).see(seen(verdict)).see(drop(12, at)))
+}
+
+#[test]
+fn a_rule_that_was_seen_to_decide_is_told_with_its_text() {
+    let text = "udp dport { 53, 9999 } drop";
+    let said = watched(rule("lab", Some(12), Some(text)), Verdict::Drop);
+    let expected = "rule 12 of chain inet lab forward (udp dport { 53, 9999 } drop) dropped it at \
+                    forward in namespace c1";
+    assert_eq!(said.why, expected);
+    assert_eq!(said.between, None, "the bracket is not needed");
+    let within = Decision { within: Some("acl".into()), ..rule("lab", Some(12), None) };
+    let said = watched(within, Verdict::Drop);
+    assert_eq!(said.why, "rule 12 of chain inet lab acl dropped it at forward in namespace c1");
+    assert_eq!(said.advice, ["ip netns exec c1 nft -a list chain inet lab acl"]);
+}
+
+#[test]
+fn what_a_rule_did_is_told_from_its_text() {
+    let why = |text, verdict| watched(rule("lab", Some(12), Some(text)), verdict).why;
+    for (text, verdict, expected) in [
+        ("tcp dport 80 reject with tcp reset", Verdict::Drop, "rejected it with tcp reset"),
+        ("reject with icmp host-prohibited # x", Verdict::Drop, "rejected it with icmp host"),
+        ("reject comment \"drop\"", Verdict::Drop, ") rejected it at"),
+        ("drop comment \"reject with x\"", Verdict::Drop, ") dropped it at"),
+        ("-A F -j REJECT --reject-with icmp-port-unreachable", Verdict::Drop, "with icmp-port-unr"),
+        ("-A F -j REJECT", Verdict::Drop, ") rejected it at"),
+        ("queue to 3", Verdict::Drop, "to a program by queue 3, which dropped it or is not there"),
+        ("-A F -j NFQUEUE --queue-num 4", Verdict::Queue, "handed it to a program by queue 4 at"),
+        ("queue flags bypass to 5", Verdict::Queue, "handed it to a program by queue 5 at"),
+        ("synproxy", Verdict::Stolen, ") took it at"),
+        ("\" { } {netns} \\", Verdict::Drop, "(\" { } {netns} \\) dropped it"),
+    ] {
+        let why = why(text, verdict);
+        assert!(why.contains(expected), "{text}: {why}");
+    }
+}
+
+#[test]
+fn a_packet_that_a_program_holds_is_told_where() {
+    let host = Host {
+        decided: Some(rule("lab", Some(12), Some("queue to 3"))),
+        ..host("NETFILTER_DROP", "nf_queue")
+    };
+    let said = explained(&host, query().see(enter(Hook::Forward)).see(seen(Verdict::Queue)));
+    assert!(said.why.contains("handed it to a program by queue 3"), "{}", said.why);
+}
+
+#[test]
+fn a_policy_is_told_as_one() {
+    let said = watched(rule("fw", None, None), Verdict::Drop);
+    let expected = "no rule of chain inet fw forward at forward in namespace c1 accepted it, and \
+                    its policy drops";
+    assert_eq!(said.why, expected);
+}
+
+#[test]
+fn a_chain_that_accepts_does_not_save_from_another_that_drops() {
+    let docker = Decision { docker: true, ..rule("filter", None, None) };
+    let host = Host {
+        decided: Some(docker),
+        beside: vec![chain("lxd", Some(false)), chain("filter", Some(true))],
+        ways: Some(Vec::new()),
+        ..host("NETFILTER_DROP", "nft_do_chain")
+    };
+    let at = hook(Hook::Forward, 0);
+    let packet = query()
+        .see(What::HookEnter { hook: at, iif: 7, oif: 2 })
+        .see(seen(Verdict::Drop))
+        .see(drop(12, Some(at)));
+    let said = explained(&host, packet);
+    assert!(said.why.starts_with("chain inet lxd forward at forward"), "{}", said.why);
+    assert!(said.why.contains("filter forward (Docker sets it to drop) drops it"), "{}", said.why);
+    assert_eq!(said.evidence["accepted_by"], serde_json::json!(["inet lxd forward"]));
+    let command = "ip netns exec c1 iptables -I DOCKER-USER -i eth7 -j ACCEPT";
+    assert!(said.advice.iter().any(|advice| advice == command), "{:?}", said.advice);
+}
+
+#[test]
+fn the_only_way_to_be_dropped_is_inferred() {
+    let inferred = |table, handle, text| {
+        let rule = rule(table, handle, text);
+        Decision { inferred: true, ..rule }
+    };
+    let bracketed = |ways| Host {
+        chains: vec![chain("one", Some(false)), chain("two", Some(true))],
+        ways,
+        ..host("NETFILTER_DROP", "nft_do_chain")
+    };
+    let one = inferred("two", Some(3), Some("drop"));
+    let said = explained(&bracketed(Some(vec![one.clone()])), in_forward());
+    assert!(said.why.ends_with("; nothing else there can drop such a packet"), "{}", said.why);
+    assert!(said.rule.unwrap().inferred);
+    let more = inferred("two", Some(4), Some("drop"));
+    let said = explained(&bracketed(Some(vec![one.clone(), more])), in_forward());
+    let rule = said.rule.unwrap();
+    assert_eq!((rule.handle, rule.policy, rule.inferred), (None, Some(false), true));
+    let other = inferred("one", Some(3), Some("drop"));
+    let said = explained(&bracketed(Some(vec![one, other])), in_forward());
+    assert_eq!(said.rule, None, "two chains can have done it");
+    assert_eq!(explained(&bracketed(Some(Vec::new())), in_forward()).rule, None);
+    assert_eq!(explained(&bracketed(None), in_forward()).rule, None);
+}
+
+#[test]
+fn of_a_chain_that_was_seen_to_decide_the_only_way_is_taken() {
+    let base = chain("filter", Some(false));
+    let seen = Decision { policy: None, ..rule("filter", None, None) };
+    let way = Decision { inferred: true, number: Some(2), ..rule("filter", None, Some("-j DROP")) };
+    let with = |ways| Host {
+        decided: Some(Decision { chain: base.clone(), ..seen.clone() }),
+        ways,
+        ..host("NETFILTER_DROP", "ipt_do_table")
+    };
+    let legacy =
+        || by(Decider::Legacy { family: HookFamily::Ipv4, table: "filter".into(), rule: None });
+    let way = Decision { policy: Some(false), ..way };
+    let said = explained(&with(Some(vec![way])), legacy());
+    assert!(said.why.starts_with("rule 2 of chain inet filter forward (-j DROP)"), "{}", said.why);
+    let said = explained(&with(None), legacy());
+    let expected = "a rule of chain inet filter forward at forward in namespace c1 dropped it";
+    assert_eq!(said.why, expected);
+    assert!(!said.rule.unwrap().inferred);
+}
+
+#[test]
+fn a_drop_where_nobody_observes_is_inferred_from_one_chain() {
+    let bridge = BaseChain { family: "bridge".into(), ..chain("lab", Some(false)) };
+    let way = Decision {
+        chain: bridge.clone(),
+        inferred: true,
+        ..rule("lab", Some(3), Some("udp dport 53 drop"))
+    };
+    let host = Host {
+        beside: vec![bridge],
+        ways: Some(vec![way]),
+        ..host("NETFILTER_DROP", "nft_do_chain")
+    };
+    let said = explained(&host, query().see(drop(12, None)));
+    assert!(said.why.starts_with("rule 3 of chain bridge lab forward"), "{}", said.why);
+    assert!(said.rule.unwrap().inferred);
+    let elsewhere = Host { ways: Some(Vec::new()), ..host };
+    let said = explained(&elsewhere, query().see(drop(12, None)));
+    assert!(said.why.contains("a rule of the bridge family"), "{}", said.why);
+}
+
+#[test]
+fn connection_tracking_is_told_by_what_it_counts() {
+    let with = |sysctl| Host { sysctl, ..host("NETFILTER_DROP", "nf_hook_slow") };
+    let said = explained(&with(Some("8")), by(Decider::Conntrack));
+    assert!(said.why.contains("no room for another connection: 8 of 8"), "{}", said.why);
+    assert_eq!(said.evidence["net.netfilter.nf_conntrack_max"], "8");
+    let said = explained(&with(None), by(Decider::Conntrack));
+    assert!(said.why.contains("it fits no connection"), "{}", said.why);
+    let said = explained(&with(None), by(Decider::Confirm));
+    assert!(said.why.starts_with("another packet of its connection was quicker"), "{}", said.why);
+    let family = HookFamily::Bridge;
+    let legacy = Decider::Legacy { family, table: "fil ter".into(), rule: None };
+    let said = explained(&with(None), by(legacy));
+    assert!(said.why.contains("legacy table bridge 'fil ter' dropped it"), "{}", said.why);
+    assert_eq!(said.advice, ["ip netns exec c1 ebtables-legacy -t 'fil ter' -L"]);
 }
 
 #[test]
@@ -245,4 +457,37 @@ fn harmless_ends_are_known_by_name() {
     let segment = tcp("10.0.0.2", 1, "10.0.0.3", 2, 0x11);
     assert_eq!(end("NOT_SPECIFIED", "tcp_v4_rcv", &segment, false), Some(BenignEnd::Delivered));
     assert_eq!(end("TCP_OLD_DATA", "tcp_data_queue", &segment, false), None);
+    assert_eq!(end("NOT_SPECIFIED", "ip_rcv_core", &udp, false), None);
+    let names = |reason| HarmlessEnds(host(reason, "x"));
+    assert!(names("SKB_DROP_REASON_NOT_SPECIFIED").is_unspecified(Some(2)));
+    assert!(!names("NO_SOCKET").is_unspecified(Some(3)));
+}
+
+#[test]
+fn harmless_ends_are_known_where_the_kernel_tells_no_reason() {
+    let end = |function, headers: &Headers, clone| {
+        HarmlessEnds(host("", function)).end(None, 2, headers, clone)
+    };
+    use BenignEnd::{Consumed, Delivered};
+    let reply = icmp("203.0.113.8", "10.0.0.2", 0, 7, 1);
+    assert_eq!(end("icmp_rcv", &reply, false), Some(Delivered));
+    // Nobody listens there, and nothing but the SYN tells it from the end of a connection.
+    assert_eq!(end("tcp_v4_rcv", &tcp("10.0.0.2", 1, "10.0.0.3", 2, 0x02), false), None);
+    assert_eq!(end("tcp_v4_rcv", &tcp("10.0.0.2", 1, "10.0.0.3", 2, 0x10), false), Some(Delivered));
+    let one = udp("10.0.0.2", 1, "10.0.0.3", 2);
+    assert_eq!(end("ip_rcv_core.isra.0", &one, true), Some(Consumed));
+    for function in
+        ["ip_rcv_core", "ip_rcv_finish", "__udp4_lib_rcv", "kfree_skb_list", "nf_hook_slow"]
+    {
+        assert_eq!(end(function, &one, false), None, "{function}");
+    }
+    let group = udp("10.0.0.2", 1, "224.0.0.251", 5353);
+    for function in ["ip_rcv_finish_core", "__udp4_lib_mcast_deliver"] {
+        assert_eq!(end(function, &group, false), Some(Consumed), "{function}");
+    }
+    let report = Headers { proto: 2, ..group };
+    assert_eq!(end("igmp_rcv", &report, false), Some(Consumed));
+    let piece = Headers { later_fragment: true, ..one };
+    assert_eq!(end("kfree_skb_list", &piece, false), Some(Consumed));
+    assert!(HarmlessEnds(host("", "x")).is_unspecified(None));
 }

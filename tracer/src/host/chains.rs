@@ -14,8 +14,9 @@ use super::{
     Error,
     netlink::{Connection, attributes, be32_of, be64_of, string_of},
     netns::Netns,
+    owner::Owner,
 };
-use crate::event::Hook;
+use crate::event::{Hook, HookFamily};
 
 /// A base chain of nftables.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -58,7 +59,8 @@ pub enum Family {
 }
 
 impl Family {
-    fn from_number(number: u8) -> Option<Self> {
+    /// The family of this `NFPROTO_*` (linux/netfilter.h).
+    pub fn from_number(number: u8) -> Option<Self> {
         match i32::from(number) {
             libc::NFPROTO_INET => Some(Self::Inet),
             libc::NFPROTO_IPV4 => Some(Self::Ip),
@@ -68,6 +70,19 @@ impl Family {
             libc::NFPROTO_BRIDGE => Some(Self::Bridge),
             _ => None,
         }
+    }
+
+    /// Its `NFPROTO_*`.
+    pub fn number(self) -> u8 {
+        let number = match self {
+            Self::Inet => libc::NFPROTO_INET,
+            Self::Ip => libc::NFPROTO_IPV4,
+            Self::Ip6 => libc::NFPROTO_IPV6,
+            Self::Arp => libc::NFPROTO_ARP,
+            Self::Netdev => libc::NFPROTO_NETDEV,
+            Self::Bridge => libc::NFPROTO_BRIDGE,
+        };
+        number as u8
     }
 
     /// nft's name.
@@ -87,6 +102,31 @@ impl Family {
         match self {
             Self::Arp | Self::Netdev => None,
             _ => Hook::from_number(u8::try_from(number).ok()?),
+        }
+    }
+
+    /// The hook of this number, those that are not of IP packets' way through the stack as well:
+    /// `inet` has the ingress of a device as a sixth (`NF_INET_INGRESS`).
+    pub fn hook_of(self, number: u8) -> Option<Hook> {
+        match self {
+            Self::Inet if number == 5 => Some(Hook::Ingress),
+            Self::Inet | Self::Ip => Hook::of(HookFamily::Ipv4, number),
+            Self::Ip6 => Hook::of(HookFamily::Ipv6, number),
+            Self::Arp => Hook::of(HookFamily::Arp, number),
+            Self::Netdev => Hook::of(HookFamily::Netdev, number),
+            Self::Bridge => Hook::of(HookFamily::Bridge, number),
+        }
+    }
+
+    /// Whether chains of this family see packets in hooks of that one.
+    pub fn sits_in(self, hooks: HookFamily) -> bool {
+        match self {
+            Self::Inet => matches!(hooks, HookFamily::Ipv4 | HookFamily::Ipv6),
+            Self::Ip => hooks == HookFamily::Ipv4,
+            Self::Ip6 => hooks == HookFamily::Ipv6,
+            Self::Arp => hooks == HookFamily::Arp,
+            Self::Netdev => hooks == HookFamily::Netdev,
+            Self::Bridge => hooks == HookFamily::Bridge,
         }
     }
 
@@ -223,9 +263,14 @@ impl Chains {
 /// Where a chain really runs. The kernel hangs `nat` chains of IP into its one NAT hook, at its
 /// own priority (`nf_nat_register_fn`); the declared one only orders them among themselves.
 fn runs_at(chain: &BaseChain) -> i32 {
-    match (chain.kind.as_str(), chain.hook) {
-        ("nat", Some(hook)) => nat_priority(hook).unwrap_or(chain.priority),
-        _ => chain.priority,
+    priority_of(&chain.kind, chain.hook, chain.priority)
+}
+
+/// Where a chain of this kind at this hook really runs that declares this priority.
+pub fn priority_of(kind: &str, hook: Option<Hook>, declared: i32) -> i32 {
+    match (kind, hook) {
+        ("nat", Some(hook)) => nat_priority(hook).unwrap_or(declared),
+        _ => declared,
     }
 }
 
@@ -238,7 +283,7 @@ fn nat_priority(hook: Hook) -> Option<i32> {
 }
 
 /// The priority of a legacy table at a hook, `None` where it has no chain there.
-fn legacy_priority(table: &str, hook: Hook) -> Option<i32> {
+pub(super) fn legacy_priority(table: &str, hook: Hook) -> Option<i32> {
     match (table, hook) {
         ("raw", Hook::Prerouting | Hook::Output) => Some(RAW),
         ("mangle", _) => Some(MANGLE),
@@ -264,15 +309,16 @@ fn kernel_parts(hook: Hook, packets: Packets) -> &'static [(i32, &'static str)] 
     }
 }
 
-/// `NFT_MSG_GETCHAIN` to all families, in the calling thread's namespace.
+/// `NFT_MSG_GETCHAIN` to all families, in the calling thread's namespace. Chains that a pathtrace
+/// brought along decide nothing, and are left out.
 fn base_chains() -> io::Result<Vec<BaseChain>> {
     // struct nfgenmsg { u8 nfgen_family, version; __be16 res_id; }: every family, NFNETLINK_V0.
     let every_family = [0; 4];
-    let message = |kind: libc::c_int| (libc::NFNL_SUBSYS_NFTABLES << 8 | kind) as u16;
-    let new_chain = message(libc::NFT_MSG_NEWCHAIN);
+    let new_chain = nftables_message(libc::NFT_MSG_NEWCHAIN);
     let dump = Connection::netfilter().and_then(|mut connection| {
-        connection.dump(message(libc::NFT_MSG_GETCHAIN), &every_family, |message| {
-            (message.kind == new_chain).then(|| parse_chain(message.body)).flatten()
+        connection.dump(nftables_message(libc::NFT_MSG_GETCHAIN), &every_family, |message| {
+            let chain = (message.kind == new_chain).then(|| parse_chain(message.body)).flatten();
+            chain.filter(|chain| Owner::of_table(&chain.table).is_none())
         })
     });
     match dump {
@@ -281,8 +327,13 @@ fn base_chains() -> io::Result<Vec<BaseChain>> {
     }
 }
 
+/// A message of nf_tables, as nfnetlink numbers it.
+pub(super) fn nftables_message(kind: libc::c_int) -> u16 {
+    (libc::NFNL_SUBSYS_NFTABLES << 8 | kind) as u16
+}
+
 /// What a kernel says that has no nfnetlink (to `socket`), or no nf_tables behind it.
-fn is_absent(error: &io::Error) -> bool {
+pub(super) fn is_absent(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),
         Some(libc::EPROTONOSUPPORT | libc::EOPNOTSUPP | libc::EINVAL | libc::EAFNOSUPPORT)
@@ -338,7 +389,7 @@ fn parse_hook(nested: &[u8]) -> Option<(u32, i32)> {
 
 /// The tables in a file of `/proc/net`, as the calling thread's namespace has it; none where the
 /// kernel has no such file.
-fn legacy_tables(file: &str) -> io::Result<Vec<String>> {
+pub(super) fn legacy_tables(file: &str) -> io::Result<Vec<String>> {
     match fs::read_to_string(format!("/proc/thread-self/net/{file}")) {
         Ok(names) => Ok(names.lines().map(str::to_owned).collect()),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),

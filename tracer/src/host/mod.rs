@@ -7,7 +7,10 @@
 //! - [`path`]: which of these interfaces the packets of some addresses cross;
 //! - [`watch`]: told when that changes;
 //! - [`chains`]: what sits in a namespace's netfilter hooks, by priority;
+//! - [`ruleset`]: the rules in these chains, with their handles and texts;
+//! - [`nft_trace`]: told which rule or policy of nf_tables dropped a packet, where that is traced;
 //! - [`sysctl`]: a setting, as seen inside a namespace;
+//! - [`owner`]: whose something is that can outlive its process;
 //! - [`kernel`], [`symbols`], [`drop_reasons`]: the kernel that runs.
 
 pub mod chains;
@@ -17,13 +20,16 @@ pub mod kernel;
 pub mod link;
 pub(crate) mod netlink;
 pub mod netns;
+pub mod nft_trace;
+pub mod owner;
 pub mod path;
 mod peers;
+pub mod ruleset;
 pub mod snapshot;
 pub mod symbols;
 pub mod sysctl;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 pub mod watch;
 
 pub use error::Error;

@@ -28,6 +28,16 @@ pub struct Connection {
     buffer: Vec<u8>,
 }
 
+/// Something to be done, as a part of a batch.
+pub struct Order {
+    /// Type of the message.
+    pub kind: u16,
+    /// Flags beyond those of any request.
+    pub flags: libc::c_int,
+    /// What follows `struct nlmsghdr`.
+    pub body: Vec<u8>,
+}
+
 /// One message of the kernel.
 pub struct Message<'a> {
     /// Its type.
@@ -36,6 +46,14 @@ pub struct Message<'a> {
     pub body: &'a [u8],
     flags: u16,
     sequence: u32,
+}
+
+#[cfg(test)]
+impl<'a> Message<'a> {
+    /// One as the kernel could have sent it by itself.
+    pub fn new(kind: u16, body: &'a [u8]) -> Self {
+        Self { kind, body, flags: 0, sequence: 0 }
+    }
 }
 
 impl Connection {
@@ -100,6 +118,39 @@ impl Connection {
         self.ask(kind, NLM_F_REQUEST | NLM_F_ACK | flags as u16, body, |_| {})
     }
 
+    /// Has nf_tables do all of these, or none (`nfnetlink_rcv_batch`).
+    pub fn batch(&mut self, orders: &[Order]) -> io::Result<()> {
+        // struct nfgenmsg; its res_id names the subsystem of the whole batch.
+        let bracket = [&[0, 0][..], &(libc::NFNL_SUBSYS_NFTABLES as u16).to_be_bytes()].concat();
+        let mut all = Vec::new();
+        let mut put = |kind, flags, body: &[u8]| {
+            self.sequence = self.sequence.wrapping_add(1);
+            all.extend(encode(kind, NLM_F_REQUEST | flags, self.sequence, body));
+            all.resize(all.len().next_multiple_of(4), 0);
+            self.sequence
+        };
+        let first = put(libc::NFNL_MSG_BATCH_BEGIN as u16, 0, &bracket);
+        let mut last = first;
+        for (index, order) in orders.iter().enumerate() {
+            // Each that fails is told; that of the last tells as well that none did.
+            let ack = if index + 1 == orders.len() { NLM_F_ACK } else { 0 };
+            last = put(order.kind, order.flags as u16 | ack, &order.body);
+        }
+        put(libc::NFNL_MSG_BATCH_END as u16, 0, &bracket);
+        self.socket.send_to(&all, &SocketAddr::new(0, 0), 0)?;
+        loop {
+            self.receive()?;
+            for message in messages(&self.buffer) {
+                if i32::from(message.kind) == NLMSG_ERROR_ && message.sequence >= first {
+                    ended(&message)?;
+                    if message.sequence == last {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+
     /// Sends a request and hands on every message of the answer, up to its end.
     fn ask(
         &mut self,
@@ -112,6 +163,19 @@ impl Connection {
         let request = encode(kind, flags, self.sequence, body);
         self.socket.send_to(&request, &SocketAddr::new(0, 0), 0)?;
         loop {
+            self.receive()?;
+            for message in messages(&self.buffer).filter(|m| m.sequence == self.sequence) {
+                match i32::from(message.kind) {
+                    NLMSG_DONE_ | NLMSG_ERROR_ => return ended(&message),
+                    _ => each(&message),
+                }
+            }
+        }
+    }
+
+    /// Waits for the kernel's next datagram, which is in the buffer then.
+    fn receive(&mut self) -> io::Result<()> {
+        loop {
             self.buffer.clear();
             let (length, sender) = match self.socket.recv_from(&mut self.buffer, libc::MSG_TRUNC) {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
@@ -121,14 +185,8 @@ impl Connection {
                 return Err(io::Error::other("the kernel's answer is longer than it can be"));
             }
             // Any process may send to a netlink socket; only the kernel is 0.
-            if sender.port_number() != 0 {
-                continue;
-            }
-            for message in messages(&self.buffer).filter(|m| m.sequence == self.sequence) {
-                match i32::from(message.kind) {
-                    NLMSG_DONE_ | NLMSG_ERROR_ => return ended(&message),
-                    _ => each(&message),
-                }
+            if sender.port_number() == 0 {
+                return Ok(());
             }
         }
     }
@@ -169,7 +227,7 @@ fn encode(kind: u16, flags: u16, sequence: u32, body: &[u8]) -> Vec<u8> {
 }
 
 /// The messages in a datagram; ends at the first that is not whole.
-fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Message<'_>> {
+pub fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Message<'_>> {
     std::iter::from_fn(move || {
         let length = u32_of(bytes.get(..4)?)? as usize;
         let message = Message {
@@ -202,6 +260,11 @@ pub fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
     bytes.extend(value);
     bytes.resize(length.next_multiple_of(4), 0);
     bytes
+}
+
+/// Attributes within one, as bytes, to send.
+pub fn nested(kind: u16, attributes: &[Vec<u8>]) -> Vec<u8> {
+    attribute(kind | libc::NLA_F_NESTED as u16, &attributes.concat())
 }
 
 /// A native 16-bit value; `None` when it is not that long.

@@ -1,6 +1,8 @@
-//! Told when links or addresses change in the watched namespaces, and when namespaces come or go.
+//! Told when links, addresses or rules change in the watched namespaces, and when namespaces come or
+//! go.
 //!
-//! Each watched namespace has an rtnetlink socket in the groups of links and addresses. Such a
+//! Each watched namespace has an rtnetlink socket in the groups of links and addresses, and one of
+//! nfnetlink in that of nf_tables. Such a
 //! socket keeps its namespace alive, so it is closed as soon as nothing else leads there: at once
 //! for a name that is removed, else when its process is missed ([`GLANCE`]). New names are
 //! told by inotify, new namespaces of processes by that look.
@@ -17,7 +19,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use netlink_sys::{
+    Socket, SocketAddr,
+    protocols::{NETLINK_NETFILTER, NETLINK_ROUTE},
+};
 use rustix::{buffer::spare_capacity, event::epoll, fs::inotify};
 use tokio::{
     io::{Interest, unix::AsyncFd},
@@ -55,8 +60,13 @@ const GROUPS: [libc::c_uint; 3] =
 pub enum Change {
     /// Links or addresses of the namespace with this inode.
     Namespace(u32),
+    /// Rules of nftables in the namespace with this inode. Legacy tables change in silence.
+    Rules(u32),
     /// Namespaces came, went, or got another name.
     Namespaces,
+    /// The namespace with this inode is gone. The kernel gives an inode away again at once, so that
+    /// what has it now is another.
+    Gone(u32),
 }
 
 /// Watches namespaces. Needs a tokio runtime with time and I/O.
@@ -64,6 +74,10 @@ pub struct Watch {
     /// Readable when any of the sockets, or `names`, is.
     ready: AsyncFd<OwnedFd>,
     sockets: BTreeMap<u32, Socket>,
+    /// Of nfnetlink, where there is nf_tables.
+    rules: BTreeMap<u32, Socket>,
+    /// When changes of rules were noticed, the first and the last since it was asked for.
+    noticed: BTreeMap<u32, (Instant, Instant)>,
     followed: Vec<Netns>,
     next_glance: Instant,
     names: OwnedFd,
@@ -80,7 +94,8 @@ pub struct Watch {
 /// How often in a row the sockets are asked for more: changes without end must still be told.
 const MOST_ROUNDS: usize = 16;
 
-/// What an epoll event is about: an inode, or this.
+/// What an epoll event is about: an inode, one with this bit for its rules, or names.
+const RULES: u64 = 1 << 32;
 const NAMES: u64 = u64::MAX;
 
 impl Watch {
@@ -107,6 +122,8 @@ impl Watch {
         let mut watch = Self {
             ready,
             sockets: BTreeMap::new(),
+            rules: BTreeMap::new(),
+            noticed: BTreeMap::new(),
             followed: Vec::new(),
             next_glance: Instant::now() + GLANCE,
             names,
@@ -128,6 +145,7 @@ impl Watch {
         let wanted: BTreeSet<_> = namespaces.iter().map(|n| n.inode).collect();
         // A socket that is closed leaves the epoll set by itself.
         self.sockets.retain(|inode, _| wanted.contains(inode));
+        self.rules.retain(|inode, _| wanted.contains(inode));
         self.followed = namespaces.to_vec();
         let mut failed = Vec::new();
         for netns in namespaces {
@@ -163,7 +181,29 @@ impl Watch {
         epoll::add(self.ready.get_ref(), borrow(&socket), data, epoll::EventFlags::IN)
             .map_err(|e| fail(e.into()))?;
         self.sockets.insert(netns.inode, socket);
+        self.add_rules(netns);
         Ok(())
+    }
+
+    /// Listens to changes of rules, too. A kernel may be without.
+    fn add_rules(&mut self, netns: &Netns) {
+        let listen = || listen_to(NETLINK_NETFILTER, &[libc::NFNLGRP_NFTABLES as libc::c_uint]);
+        let Ok(Ok(socket)) = netns.enter(listen) else { return };
+        let data = epoll::EventData::new_u64(RULES | u64::from(netns.inode));
+        let poll = self.ready.get_ref();
+        if epoll::add(poll, borrow(&socket), data, epoll::EventFlags::IN).is_ok() {
+            self.rules.insert(netns.inode, socket);
+        }
+    }
+
+    /// When the change of rules that was told last was noticed: the first, and the last of it.
+    pub fn noticed(&mut self, netns: u32) -> Option<(Instant, Instant)> {
+        self.noticed.remove(&netns)
+    }
+
+    /// Whether changes of rules in this namespace are told.
+    pub fn tells_rules(&self, netns: u32) -> bool {
+        self.rules.contains_key(&netns)
     }
 
     /// Takes what there is, without waiting.
@@ -186,6 +226,20 @@ impl Watch {
             if drain_names(&self.names, self.above) {
                 self.watch_names();
                 self.next_scan = self.next_scan.min(Instant::now() + GATHER);
+            }
+        } else if about & RULES != 0 {
+            let inode = about as u32;
+            match self.rules.get(&inode).map(drain) {
+                None => {}
+                Some(Ok(())) => {
+                    let now = Instant::now();
+                    self.noticed.entry(inode).or_insert((now, now)).1 = now;
+                    self.changes.insert(Change::Rules(inode));
+                }
+                Some(Err(e)) => {
+                    log::warn!("cannot watch the rules of network namespace {inode}: {e}");
+                    self.rules.remove(&inode);
+                }
             }
         } else if let Ok(inode) = u32::try_from(about) {
             match self.sockets.get(&inode).map(drain) {
@@ -214,7 +268,11 @@ impl Watch {
         let pause = match scan {
             Some(scan) => {
                 if scan.known != self.known {
-                    self.sockets.retain(|inode, _| scan.known.iter().any(|(i, _)| i == inode));
+                    let is_known = |inode: u32| scan.known.iter().any(|(i, _)| *i == inode);
+                    self.sockets.retain(|inode, _| is_known(*inode));
+                    self.rules.retain(|inode, _| is_known(*inode));
+                    let gone = self.known.iter().map(|(inode, _)| *inode).filter(|i| !is_known(*i));
+                    self.changes.extend(gone.map(Change::Gone));
                     self.known = scan.known;
                     self.changes.insert(Change::Namespaces);
                 }
@@ -299,10 +357,15 @@ fn known(all: &[Netns]) -> Known {
 
 /// A socket that hears of links and addresses of the calling thread's namespace.
 fn listen() -> io::Result<Socket> {
-    let mut socket = Socket::new(NETLINK_ROUTE)?;
+    listen_to(NETLINK_ROUTE, &GROUPS)
+}
+
+/// A socket that hears of these groups in the calling thread's namespace.
+fn listen_to(protocol: isize, groups: &[libc::c_uint]) -> io::Result<Socket> {
+    let mut socket = Socket::new(protocol)?;
     socket.bind(&SocketAddr::new(0, 0))?;
-    for group in GROUPS {
-        socket.add_membership(group)?;
+    for group in groups {
+        socket.add_membership(*group)?;
     }
     socket.set_non_blocking(true)?;
     Ok(socket)
@@ -385,6 +448,23 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn changed_rules_are_told_with_their_namespace_and_time() {
+        let test = TestNetns::new("rules");
+        let inode = test.netns().inode;
+        let mut watch = Watch::new().unwrap();
+        watch.follow(&[test.netns()]);
+        assert!(watch.tells_rules(inode));
+        let before = Instant::now();
+        test.nft("table inet t { chain c { }; }");
+        assert!(told(&mut watch, Change::Rules(inode)).await);
+        let (first, last) = watch.noticed(inode).unwrap();
+        assert!(before < first && first <= last);
+        assert_eq!(watch.noticed(inode), None);
+        watch.follow(&[]);
+        assert!(!watch.tells_rules(inode));
+    }
+
+    #[tokio::test]
     async fn a_flood_is_told_once_and_an_overrun_is_no_error() {
         let test = TestNetns::new("flood");
         let inode = test.netns().inode;
@@ -409,9 +489,8 @@ mod tests {
         }
         watch.follow(std::slice::from_ref(&netns));
         drop(test);
-        while watch.sockets.contains_key(&netns.inode) {
-            assert!(told(&mut watch, Change::Namespaces).await);
-        }
+        assert!(told(&mut watch, Change::Gone(netns.inode)).await);
+        assert!(!watch.sockets.contains_key(&netns.inode));
         assert!(netns.open().is_err());
         let failed = watch.follow(std::slice::from_ref(&netns));
         assert!(failed[0].1.is_gone());

@@ -15,8 +15,9 @@ use super::{
     Benign, BenignEnd, Event, Journey, LostWhy, Outcome,
     flow::{FlowTable, Key, Membership},
     hops::{End, Path},
+    is_delivery,
 };
-use crate::event::{Headers, Hook, Origin, PacketId, What};
+use crate::event::{Headers, Origin, PacketId, What};
 
 /// The bounds of an [`Assembler`].
 #[derive(Clone, Copy, Debug)]
@@ -47,6 +48,9 @@ impl Default for Limits {
         }
     }
 }
+
+/// IP protocols whose packets are a port's, and so one socket's unless they are multicast.
+const WITH_PORTS: [u8; 5] = [6, 17, 33, 132, 136];
 
 /// Most events of one packet; one that has more goes in circles.
 const EVENTS_OF_A_PACKET: usize = 4096;
@@ -142,6 +146,11 @@ impl<B: Benign> Assembler<B> {
         self.counts.received += 1;
         self.now = self.now.max(event.time);
         let id = event.id;
+        if let (Some(parent), Origin::Segment | Origin::Fragment) = (event.parent, event.origin)
+            && let Some(cut) = self.making.get_mut(&parent)
+        {
+            cut.pieces = true;
+        }
         if let Some(&reader_expected) = self.ended.peek(&id) {
             if reader_expected && matches!(event.what, What::Socket { .. } | What::Consume { .. }) {
                 self.counts.expected_late += 1;
@@ -240,6 +249,7 @@ impl<B: Benign> Assembler<B> {
         }
         let quiet = self.now.saturating_sub(making.last_seen) >= self.limits.settle_after;
         let (whole, events) = (making.whole(), making.events.len());
+        let (pieces, for_a_tap) = (making.pieces, making.is_copy_for_a_tap());
         // The first event by the packet's order, not by arrival.
         let Some(first) = making.events.first() else { return };
         let (headers, start, parent) = (first.event.headers, first.event.time, making.parent);
@@ -247,14 +257,16 @@ impl<B: Benign> Assembler<B> {
         let (skb, last_headers) = (last.event.skb, last.event.headers);
         let member = self.flows.settle(making.member, &making.headers);
 
-        let path = Path::new(parent, making.events.into_iter().map(|s| s.event), &self.benign);
+        let path =
+            Path::new(parent, pieces, making.events.into_iter().map(|s| s.event), &self.benign);
         // A gap within tells itself; one behind the last event that came does not.
         let cut = path.end == End::None && self.last_loss >= Some(making.last_seen);
-        let outcome = outcome(&path, cause, quiet && !cut, cut);
+        let outcome = outcome(&path, cause, quiet && !cut, cut, pieces);
         let reader_expected = path.end == End::None
             && matches!(outcome, Outcome::Delivered { .. } | Outcome::Transmitted { .. });
         self.ended.push(id, reader_expected);
-        if whole && events == 1 && matches!(path.end, End::Consume | End::Benign(_)) {
+        let alone = events == 1 && matches!(path.end, End::Consume | End::Benign(_));
+        if whole && (alone || for_a_tap && !matches!(path.end, End::Drop { .. })) {
             self.counts.hidden += 1;
             return;
         }
@@ -279,8 +291,9 @@ impl<B: Benign> Assembler<B> {
 }
 
 /// How a journey ended; `quiet`: nothing of it was on its way any more when it was ended; `cut`:
-/// events may be missing at its end, so that silence tells nothing.
-fn outcome(path: &Path, cause: Cause, quiet: bool, cut: bool) -> Outcome {
+/// events may be missing at its end, so that silence tells nothing; `pieces`: others, which were
+/// cut from it, went on in its stead.
+fn outcome(path: &Path, cause: Cause, quiet: bool, cut: bool, pieces: bool) -> Outcome {
     let last = path.last_before_end();
     let delivered = path.taken.map(|hop| Outcome::Delivered { hop });
     let sent = path.sent.filter(|_| !cut).map(|hop| Outcome::Transmitted { hop });
@@ -291,6 +304,9 @@ fn outcome(path: &Path, cause: Cause, quiet: bool, cut: bool) -> Outcome {
         End::Benign(BenignEnd::Delivered) => Outcome::Delivered { hop: path.taken.unwrap_or(last) },
         End::Benign(BenignEnd::Consumed) => Outcome::Consumed { hop: last },
         End::Consume => delivered.or(sent).unwrap_or(Outcome::Consumed { hop: last }),
+        End::None if delivered.is_none() && sent.is_none() && (pieces || path.is_stolen()) => {
+            Outcome::Consumed { hop: last }
+        }
         // A packet that is on a wire of this host would have been heard of again.
         End::None => match cause {
             Cause::Over => {
@@ -318,6 +334,8 @@ struct Making {
     /// The last tuple that the flow table was told.
     key: Key,
     end_seen: bool,
+    /// It was cut into others.
+    pieces: bool,
     last_seen: u64,
     /// Its place in the queue of deadlines.
     scheduled: u64,
@@ -339,6 +357,7 @@ impl Making {
             headers: event.headers,
             key: Key::of(&event.headers),
             end_seen: false,
+            pieces: false,
             last_seen: 0,
             scheduled,
         }
@@ -380,6 +399,26 @@ impl Making {
             && last.and_then(|n| usize::try_from(n).ok()) == Some(self.events.len() - 1)
     }
 
+    /// A copy that went nowhere but to a socket that listens to what passes: a tap's is first heard
+    /// of when it is read, a raw socket's is of a protocol that has no ports. Each packet would
+    /// have one, and where packets go is told of those themselves.
+    fn is_copy_for_a_tap(&self) -> bool {
+        let Some(first) = self.events.first() else { return false };
+        let listens = match first.event.what {
+            What::Socket { pid: None, .. } => !WITH_PORTS.contains(&first.event.headers.proto),
+            _ => true,
+        };
+        let only_sockets = || {
+            self.events.iter().all(|seen| {
+                matches!(
+                    seen.event.what,
+                    What::Socket { .. } | What::Consume { .. } | What::Drop { .. }
+                )
+            })
+        };
+        matches!(self.parent, Some((_, Origin::Clone | Origin::Copy))) && listens && only_sockets()
+    }
+
     fn began(&self) -> u64 {
         self.events.first().map_or(0, |seen| seen.event.time)
     }
@@ -387,8 +426,10 @@ impl Making {
     /// When to end it, unless something else is heard of it.
     fn due(&self, limits: &Limits) -> u64 {
         let taken = self.events.last().is_some_and(|seen| match &seen.event.what {
-            What::HookExit { hook, .. } => hook.hook == Hook::Input,
+            What::HookExit { hook, .. } => is_delivery(hook),
             What::Socket { .. } => true,
+            // A fragment waits here for the others.
+            What::IpLocalDeliver => !seen.event.headers.later_fragment,
             _ => false,
         });
         let patience = if self.end_seen || taken { limits.settle_after } else { limits.lost_after };

@@ -5,8 +5,13 @@ use std::net::IpAddr;
 
 use tracer_common::point::Point;
 
-use super::{Benign, BenignEnd, Decided, Hop, HopDetail, NatKind, Rewritten, flow::ends};
-use crate::event::{Consumer, Event, Family, Headers, Hook, InHook, Origin, PacketId, Place, What};
+use super::{
+    Benign, BenignEnd, Decided, Hop, HopDetail, NatKind, Rewritten, flow::ends, is_delivery,
+};
+use crate::event::{
+    Consumer, Event, Family, Headers, Hook, HookFamily, InHook, Origin, PacketId, Place, Verdict,
+    What,
+};
 
 /// The hops of a packet and what its end rests on.
 #[derive(Debug)]
@@ -36,8 +41,10 @@ pub(super) enum End {
 
 impl Path {
     /// Puts the events of one packet together; they are in the packet's order, at least one.
+    /// `pieces`: it was cut into others, which go on in its stead.
     pub(super) fn new(
         parent: Option<(PacketId, Origin)>,
+        pieces: bool,
         events: impl ExactSizeIterator<Item = Event>,
         benign: &impl Benign,
     ) -> Self {
@@ -51,8 +58,10 @@ impl Path {
                 sent: None,
             },
             parent,
+            pieces,
             start: None,
-            open: None,
+            open: Vec::new(),
+            in_bridge: false,
             headers: None,
         };
         for event in events {
@@ -64,16 +73,40 @@ impl Path {
     /// The last hop before the packet's end; the end itself where there is nothing else.
     pub(super) fn last_before_end(&self) -> usize {
         let end = usize::from(self.end != End::None);
-        self.hops.len().saturating_sub(1 + end)
+        self.place_of(self.hops.len().saturating_sub(1 + end))
+    }
+
+    /// The hop that says where the packet was at this one: connection tracking and rewrites are
+    /// parts of a hook.
+    fn place_of(&self, mut hop: usize) -> usize {
+        while hop > 0 && matches!(self.hops[hop].point, Point::Conntrack | Point::Nat) {
+            hop -= 1;
+        }
+        hop
+    }
+
+    /// The last thing seen of it is that a hook gave it to somebody else.
+    pub(super) fn is_stolen(&self) -> bool {
+        matches!(
+            self.hops.get(self.last_before_end()).map(|hop| &hop.detail),
+            Some(HopDetail::Netfilter {
+                decided: Some(Decided { verdict: Verdict::Stolen, .. }),
+                ..
+            })
+        )
     }
 }
 
 struct Walk {
     path: Path,
     parent: Option<(PacketId, Origin)>,
+    pieces: bool,
     start: Option<u64>,
-    /// The netfilter hop that the packet is in.
-    open: Option<usize>,
+    /// The netfilter hops that the packet is in, the innermost last: IP's hooks run within those of
+    /// a bridge (br_netfilter).
+    open: Vec<usize>,
+    /// A bridge has it, and neither passed it up nor out by a port.
+    in_bridge: bool,
     headers: Option<Headers>,
 }
 
@@ -111,6 +144,7 @@ impl Walk {
         if self.headers.is_none() || (headers.family != Family::Other && !headers.later_fragment) {
             self.headers = Some(headers);
         }
+        self.watch_bridge(&what);
         // A rewrite that the exit of a hook reports follows that hook's hop; one that shows only
         // later (the exit was lost) comes before the hop that shows it.
         if let What::HookExit { hook, spent } = what {
@@ -129,50 +163,95 @@ impl Walk {
             return;
         }
         if what == What::Nat {
+            let before = self.path.hops.len();
             self.rewrite(rewrites, seen);
+            // What was rewritten is not known when all before was lost.
+            if self.path.hops.is_empty() {
+                self.path.hops.push(seen.hop(Point::Nat, HopDetail::None));
+            }
+            if self.path.hops.len() > before
+                && let Some(hop) = self.path.hops.last_mut()
+            {
+                hop.bytes = bytes;
+            }
             return;
         }
-        // It may have been rewritten and then dropped in the same hook.
-        if !matches!(what, What::Drop { hook: Some(_), .. }) {
-            self.accept_open();
+        match &what {
+            // It may have been rewritten and then dropped in the same hook.
+            What::Drop { hook: Some(_), .. } | What::Conntrack { .. } => {}
+            What::Drop { hook: None, .. } if self.open_that_decided().is_some() => {}
+            What::HookEnter { hook, .. } => {
+                if self.resume(*hook, seen.place) {
+                    self.rewrite(rewrites, seen);
+                    return;
+                }
+                self.make_way(*hook);
+            }
+            // A bridge that redirects (DNAT of br_netfilter) asks for a route within its hook.
+            What::Route { .. } => self.accept_open(|family| family != HookFamily::Bridge),
+            _ => self.accept_open(|_| true),
         }
         self.rewrite(rewrites, seen);
 
         let point = what.point();
         let index = self.path.hops.len();
         let detail = match what {
-            What::DevQueue | What::DevXmit | What::DevReceive => {
+            What::DevQueue
+            | What::DevXmit
+            | What::DevReceive
+            | What::BridgeRx
+            | What::BridgeXmit
+            | What::IpReceive
+            | What::IpForward
+            | What::IpOutput => {
                 self.path.taken = None;
+                HopDetail::None
+            }
+            // Unless LOCAL_IN is seen next, nobody has anything to say against it.
+            What::IpLocalDeliver => {
+                self.path.taken = Some(index);
                 HopDetail::None
             }
             What::TcIngress
             | What::TcEgress
-            | What::BridgeRx
             | What::BridgeForward
             | What::BridgeFlood
-            | What::BridgeLocal
-            | What::BridgeXmit
-            | What::IpReceive
-            | What::IpForward
-            | What::IpLocalDeliver
-            | What::IpOutput => HopDetail::None,
+            | What::BridgeLocal => HopDetail::None,
             What::Conntrack { state, status, mark } => HopDetail::Conntrack { state, status, mark },
             What::HookEnter { hook, iif, oif } => {
                 self.path.taken = None;
-                self.open = Some(index);
-                HopDetail::Netfilter { hook, iif, oif, accepted: None, spent: None, decided: None }
+                let bridged = self.is_bridged(hook);
+                self.open.push(index);
+                netfilter(hook, iif, oif, bridged)
             }
             What::HookExit { .. } | What::Verdict { .. } | What::Nat => HopDetail::None,
             What::Route { table, gateway, oif, kind, error, reverse } => {
                 HopDetail::Route { table, gateway, oif, kind, error, reverse }
             }
-            What::Neigh { state, lladdr } => HopDetail::Neigh { state, lladdr },
+            What::Neigh { state, lladdr } => {
+                // The function that resolves it and the tracepoint within tell the same.
+                if let Some(HopDetail::Neigh { state: told, lladdr: known }) = self.last_detail()
+                    && *told == state
+                {
+                    *known = known.or(lladdr);
+                    return;
+                }
+                HopDetail::Neigh { state, lladdr }
+            }
             What::QdiscEnqueue { kind, handle } => HopDetail::Qdisc { kind, handle, delay: None },
             What::QdiscDequeue { kind, handle } => {
                 let delay = self.enqueued(handle).map(|then| seen.at.saturating_sub(then));
                 HopDetail::Qdisc { kind, handle, delay }
             }
             What::Socket { pid, comm } => {
+                // It was queued to a socket, and now a task reads it.
+                if let Some(HopDetail::Socket { pid: reader, comm: name }) = self.last_detail()
+                    && (reader.is_none() || pid.is_none() || *reader == pid)
+                {
+                    *reader = reader.or(pid);
+                    *name = name.take().or(comm);
+                    return;
+                }
                 // From a tun or tap device a program reads what was transmitted there.
                 if self.path.sent.is_none() {
                     self.path.taken = Some(index);
@@ -180,6 +259,7 @@ impl Walk {
                 HopDetail::Socket { pid, comm }
             }
             What::Drop { reason, location, hook } => {
+                let hook = hook.or_else(|| self.open_that_decided());
                 self.drop(reason, location, hook, &headers, seen, benign);
                 if let Some(hop) = self.path.hops.last_mut() {
                     hop.bytes = bytes;
@@ -200,14 +280,51 @@ impl Walk {
         self.path.hops.push(Hop { bytes, ..seen.hop(point, detail) });
     }
 
+    fn last_detail(&mut self) -> Option<&mut HopDetail> {
+        self.path.hops.last_mut().map(|hop| &mut hop.detail)
+    }
+
+    /// Whether a bridge has the packet. Not every bridge has chains, and not every kernel shows
+    /// both its steps and its hooks.
+    fn watch_bridge(&mut self, what: &What) {
+        self.in_bridge = match what {
+            What::BridgeRx | What::BridgeForward | What::BridgeFlood | What::BridgeXmit => true,
+            What::HookEnter { hook, .. } if hook.family == HookFamily::Bridge => {
+                hook.hook != Hook::Input
+            }
+            What::HookEnter { hook, .. } if hook.family == HookFamily::Netdev => false,
+            What::HookEnter { .. }
+            | What::HookExit { .. }
+            | What::Verdict { .. }
+            | What::Conntrack { .. }
+            | What::Nat
+            | What::Route { .. }
+            | What::Neigh { .. } => self.in_bridge,
+            _ => false,
+        };
+    }
+
+    /// An IP hook is entered, and it is a bridge that asks for that (br_netfilter).
+    fn is_bridged(&self, hook: InHook) -> bool {
+        matches!(hook.family, HookFamily::Ipv4 | HookFamily::Ipv6 | HookFamily::Arp)
+            && (self.in_bridge || !self.open.is_empty())
+    }
+
     /// A task has read the packet from its socket, and that was its end.
     fn read_by(&mut self, reader: Consumer, seen: Seen) {
         let hops = &mut self.path.hops;
-        if hops.iter().any(|hop| hop.point == Point::Socket) {
+        let Consumer { pid, comm, .. } = reader;
+        let socket = hops.iter_mut().rev().find_map(|hop| match &mut hop.detail {
+            HopDetail::Socket { pid, comm } => Some((pid, comm)),
+            _ => None,
+        });
+        if let Some((known, name)) = socket {
+            if known.is_none() {
+                (*known, *name) = (Some(pid), Some(comm));
+            }
             return;
         }
         self.path.taken = Some(hops.len());
-        let Consumer { pid, comm, .. } = reader;
         let detail = HopDetail::Socket { pid: Some(pid), comm: Some(comm) };
         hops.push(seen.hop(Point::Socket, detail));
     }
@@ -222,11 +339,16 @@ impl Walk {
         benign: &impl Benign,
     ) {
         let hook_hop = in_hook.map(|hook| self.died_in(hook, seen));
-        let hop = hook_hop.unwrap_or_else(|| self.path.hops.len().saturating_sub(1));
+        let hop =
+            hook_hop.unwrap_or_else(|| self.path.place_of(self.path.hops.len().saturating_sub(1)));
+        let shares = matches!(self.parent, Some((_, Origin::Clone | Origin::Copy)));
         let kindly = if in_hook.is_some() {
             None
         } else {
-            benign.end(reason, location, headers, self.parent.is_some())
+            benign.end(reason, location, headers, shares).or_else(|| {
+                let is_done_with = self.pieces && benign.is_unspecified(reason);
+                is_done_with.then_some(BenignEnd::Consumed)
+            })
         };
         self.path.end = match kindly {
             Some(end) => End::Benign(end),
@@ -237,24 +359,67 @@ impl Walk {
         self.path.hops.push(seen.hop(point, detail));
     }
 
-    /// The open netfilter hop, if it is in this hook.
-    fn open_in(&mut self, hook: InHook) -> Option<usize> {
-        let index = self.open?;
-        match &self.path.hops.get(index)?.detail {
-            HopDetail::Netfilter { hook: open, .. }
-                if (open.hook, open.family) == (hook.hook, hook.family) =>
-            {
-                Some(index)
-            }
+    fn hook_of(&self, index: usize) -> Option<InHook> {
+        match self.path.hops.get(index)?.detail {
+            HopDetail::Netfilter { hook, .. } => Some(hook),
             _ => None,
+        }
+    }
+
+    fn is_hook(&self, index: usize, hook: InHook) -> bool {
+        self.hook_of(index).is_some_and(|at| (at.hook, at.family) == (hook.hook, hook.family))
+    }
+
+    /// The hop of a hook that the packet is still in, taken as the innermost; or that it has just
+    /// been in: a look-up within the hook was taken for what follows it, or conntrack had a say
+    /// behind all that was watched.
+    fn hop_in(&mut self, hook: InHook) -> Option<usize> {
+        if let Some(depth) = self.open.iter().rposition(|&index| self.is_hook(index, hook)) {
+            let index = self.open[depth];
+            self.accept_down_to(depth + 1);
+            return Some(index);
+        }
+        let index = self.path.hops.iter().rposition(|hop| {
+            !matches!(
+                hop.detail,
+                HopDetail::Route { .. } | HopDetail::Conntrack { .. } | HopDetail::Nat { .. }
+            )
+        })?;
+        self.is_hook(index, hook).then_some(index)
+    }
+
+    /// A hook is entered that the packet is in already: its next chain, where those are all that is
+    /// watched; or, behind br_netfilter's hook of IP, the rest of the bridge's.
+    fn resume(&mut self, hook: InHook, place: Place) -> bool {
+        let depth = self.open.iter().rposition(|&index| {
+            self.is_hook(index, hook) && self.path.hops[index].place.netns == place.netns
+        });
+        if let Some(depth) = depth {
+            self.accept_down_to(depth + 1);
+        }
+        depth.is_some()
+    }
+
+    /// This hook is entered: those that it does not run within were left.
+    fn make_way(&mut self, hook: InHook) {
+        let within = self.open.last().and_then(|&top| self.hook_of(top)).is_some_and(|outer| {
+            outer.family == HookFamily::Bridge
+                && outer.hook == hook.hook
+                && !matches!(hook.family, HookFamily::Bridge | HookFamily::Netdev)
+        });
+        if !within {
+            self.accept_innermost();
+            if !self.open.is_empty() {
+                self.make_way(hook);
+            }
         }
     }
 
     /// The hook was left: every chain accepted.
     fn leave(&mut self, hook: InHook, spent: u32, seen: Seen) -> usize {
-        let index = self.open_in(hook).unwrap_or_else(|| self.enter_unseen(hook, seen));
-        self.open = None;
-        self.path.taken = (hook.hook == Hook::Input).then_some(index);
+        let index = self.hop_in(hook).unwrap_or_else(|| self.enter_unseen(hook, seen));
+        self.open.retain(|open| *open != index);
+        self.path.taken = is_delivery(&hook).then_some(index);
         if let HopDetail::Netfilter { hook: open, accepted, spent: time, .. } =
             &mut self.path.hops[index].detail
         {
@@ -267,8 +432,9 @@ impl Walk {
 
     /// The packet died in this hook.
     fn died_in(&mut self, hook: InHook, seen: Seen) -> usize {
-        let index = self.open_in(hook).unwrap_or_else(|| self.enter_unseen(hook, seen));
-        self.open = None;
+        let index = self.hop_in(hook).unwrap_or_else(|| self.enter_unseen(hook, seen));
+        // What is around it stays open: nobody accepted there.
+        self.open.clear();
         if let HopDetail::Netfilter { hook: open, accepted, .. } = &mut self.path.hops[index].detail
         {
             *accepted = Some(false);
@@ -279,34 +445,85 @@ impl Walk {
 
     /// Somebody decided in this hook, which the packet does not leave by that.
     fn decide(&mut self, hook: InHook, by: Decided, seen: Seen) {
-        let index = self.open_in(hook).unwrap_or_else(|| self.enter_unseen(hook, seen));
-        self.open = Some(index);
+        let index = match self.hop_in(hook) {
+            Some(index) => index,
+            // Whoever took the packet may have sent it on before saying so (nft's fwd).
+            None if by.verdict != Verdict::Drop => {
+                let here = |n: &usize| {
+                    self.is_hook(*n, hook) && self.path.hops[*n].place.netns == seen.place.netns
+                };
+                match (0..self.path.hops.len()).rev().find(here) {
+                    Some(index) => {
+                        self.set_decided(index, by);
+                        return;
+                    }
+                    None => self.enter_unseen(hook, seen),
+                }
+            }
+            None => self.enter_unseen(hook, seen),
+        };
+        self.path.taken = None;
+        if !self.open.contains(&index) {
+            self.open.push(index);
+        }
+        self.set_decided(index, by);
+    }
+
+    fn set_decided(&mut self, index: usize, by: Decided) {
         if let HopDetail::Netfilter { decided, .. } = &mut self.path.hops[index].detail {
             *decided = Some(by);
         }
     }
 
+    /// The hook that the packet is in, if what was decided there can be its end: it dies there also
+    /// where the kernel does not say so.
+    fn open_that_decided(&self) -> Option<InHook> {
+        match &self.path.hops.get(*self.open.last()?)?.detail {
+            HopDetail::Netfilter {
+                hook,
+                decided: Some(Decided { verdict: Verdict::Drop | Verdict::Queue, .. }),
+                ..
+            } => Some(*hook),
+            _ => None,
+        }
+    }
+
     /// A hop for a hook whose entry was lost.
     fn enter_unseen(&mut self, hook: InHook, seen: Seen) -> usize {
-        self.accept_open();
-        let detail = HopDetail::Netfilter {
-            hook,
-            iif: 0,
-            oif: 0,
-            accepted: None,
-            spent: None,
-            decided: None,
-        };
+        self.make_way(hook);
+        let detail = netfilter(hook, 0, 0, self.is_bridged(hook));
         self.path.hops.push(seen.hop(hook.hook.point(), detail));
         self.path.hops.len() - 1
     }
 
-    /// The packet was seen past the hook that it was in.
-    fn accept_open(&mut self) {
-        if let Some(index) = self.open.take()
-            && let HopDetail::Netfilter { accepted, .. } = &mut self.path.hops[index].detail
+    /// The packet was seen past the hooks that it was in, as far as they are of these families.
+    fn accept_open(&mut self, of: impl Fn(HookFamily) -> bool) {
+        while self
+            .open
+            .last()
+            .and_then(|&top| self.hook_of(top))
+            .is_some_and(|hook| of(hook.family))
+        {
+            self.accept_innermost();
+        }
+    }
+
+    /// The same, down to this many.
+    fn accept_down_to(&mut self, depth: usize) {
+        while self.open.len() > depth {
+            self.accept_innermost();
+        }
+    }
+
+    fn accept_innermost(&mut self) {
+        if let Some(index) = self.open.pop()
+            && let HopDetail::Netfilter { hook, accepted, decided, .. } =
+                &mut self.path.hops[index].detail
         {
             *accepted = Some(true);
+            if is_delivery(hook) && decided.is_none() {
+                self.path.taken = Some(index);
+            }
         }
     }
 
@@ -353,6 +570,11 @@ impl Walk {
             self.path.hops.push(hop);
         }
     }
+}
+
+/// A hook of which nothing is known but that it was entered.
+fn netfilter(hook: InHook, iif: u32, oif: u32, bridged: bool) -> HopDetail {
+    HopDetail::Netfilter { hook, iif, oif, bridged, accepted: None, spent: None, decided: None }
 }
 
 #[derive(Clone, Copy)]

@@ -19,7 +19,8 @@ use std::net::IpAddr;
 use tracer_common::point::Point;
 
 use crate::event::{
-    Captured, ConntrackState, Decider, Event, Headers, InHook, PacketId, Place, Verdict,
+    Captured, ConntrackState, Decider, Event, Headers, Hook, HookFamily, InHook, PacketId, Place,
+    Verdict,
 };
 
 /// One packet's way, from where it was first seen to its end.
@@ -62,7 +63,7 @@ pub struct Journey {
 /// [`crate::explain`].
 pub trait Benign {
     /// How a packet really ended that was dropped outside of a netfilter hook; `None` where it
-    /// was truly dropped. `clone`: it is a copy of another packet.
+    /// was truly dropped. `clone`: it is a copy of another packet (but no piece of one).
     fn end(
         &self,
         reason: Option<u32>,
@@ -76,6 +77,11 @@ pub trait Benign {
     fn is_read(&self, _location: u64) -> bool {
         false
     }
+
+    /// Whether this reason says no more than that the packet was freed.
+    fn is_unspecified(&self, reason: Option<u32>) -> bool {
+        reason.is_none()
+    }
 }
 
 /// How a packet ended whose drop is none.
@@ -85,6 +91,12 @@ pub enum BenignEnd {
     Delivered,
     /// It was of no use here, and nobody misses it.
     Consumed,
+}
+
+/// Behind LOCAL_IN of IP the stack has the packet. A bridge's hook of that name is followed by the
+/// reception on the bridge's own device.
+fn is_delivery(hook: &InHook) -> bool {
+    hook.hook == Hook::Input && matches!(hook.family, HookFamily::Ipv4 | HookFamily::Ipv6)
 }
 
 /// Every drop is one.
@@ -124,6 +136,8 @@ pub enum HopDetail {
         iif: u32,
         /// Egress interface index, 0 for none.
         oif: u32,
+        /// It is IP's (or ARP's), and a bridge ran it for a frame that it forwards (br_netfilter).
+        bridged: bool,
         /// `Some(true)`: every base chain accepted (it went on). `Some(false)`: it died here.
         /// `None`: not known, the journey ends or has a hole here.
         accepted: Option<bool>,

@@ -4,7 +4,8 @@ use std::net::IpAddr;
 
 use super::{Assembler, Benign, Journey, Limits};
 use crate::event::{
-    Event, Family, Headers, Hook, HookFamily, InHook, Origin, PacketId, Place, What,
+    ConntrackState, Decider, Event, Family, Headers, Hook, HookFamily, InHook, Origin, PacketId,
+    Place, RuleOrPolicy, Verdict, What,
 };
 
 pub(crate) const MS: u64 = 1_000_000;
@@ -62,6 +63,29 @@ pub(crate) fn exit(at: Hook) -> What {
     What::HookExit { hook: hook(at, 9), spent: 500 }
 }
 
+pub(crate) fn enter_of(family: HookFamily, at: Hook) -> What {
+    What::HookEnter { hook: InHook { family, ..hook(at, 0) }, iif: 0, oif: 0 }
+}
+
+pub(crate) fn exit_of(family: HookFamily, at: Hook) -> What {
+    What::HookExit { hook: InHook { family, ..hook(at, 9) }, spent: 500 }
+}
+
+/// A verdict of a rule.
+pub(crate) fn decide(family: HookFamily, at: Hook, verdict: Verdict) -> What {
+    let by = Decider::Nftables { table: 1, chain: 2, rule: RuleOrPolicy::Rule(12) };
+    What::Verdict { hook: InHook { family, ..hook(at, 0) }, by, verdict }
+}
+
+pub(crate) fn conntrack(state: ConntrackState) -> What {
+    What::Conntrack { state, status: Some(0x18e), mark: Some(5) }
+}
+
+/// Queued to a socket.
+pub(crate) fn queued() -> What {
+    What::Socket { pid: None, comm: None }
+}
+
 pub(crate) fn drop(reason: u32, in_hook: Option<InHook>) -> What {
     What::Drop { reason: Some(reason), location: 0xffff_0000 + u64::from(reason), hook: in_hook }
 }
@@ -82,6 +106,7 @@ pub(crate) fn route(oif: u32, error: i32, kind: u8) -> What {
 pub(crate) struct Packet {
     id: u64,
     parent: Option<u64>,
+    origin: Origin,
     start: u64,
     headers: Headers,
     place: Place,
@@ -90,12 +115,17 @@ pub(crate) struct Packet {
 
 pub(crate) fn packet(id: u64, headers: Headers) -> Packet {
     let place = Place { netns: 1, ifindex: 2 };
-    Packet { id, parent: None, start: id * 10_000, headers, place, events: Vec::new() }
+    let (parent, origin) = (None, Origin::Clone);
+    Packet { id, parent, origin, start: id * 10_000, headers, place, events: Vec::new() }
 }
 
 impl Packet {
-    pub(crate) fn cloned_from(mut self, parent: u64) -> Self {
-        self.parent = Some(parent);
+    pub(crate) fn cloned_from(self, parent: u64) -> Self {
+        self.made_from(parent, Origin::Clone)
+    }
+
+    pub(crate) fn made_from(mut self, parent: u64, origin: Origin) -> Self {
+        (self.parent, self.origin) = (Some(parent), origin);
         self
     }
 
@@ -123,7 +153,7 @@ impl Packet {
             seq: n as u16,
             begin: n == 0,
             parent: (n == 0).then(|| self.parent.map(PacketId)).flatten(),
-            origin: Origin::Clone,
+            origin: self.origin,
             learned: false,
             skb: 0xffff_8881_47cb_7900,
             place: self.place,

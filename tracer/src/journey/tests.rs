@@ -6,7 +6,11 @@ use proptest::{prelude::*, sample::subsequence};
 use tracer_common::point::Point;
 
 use super::{sample::*, *};
-use crate::event::{Consumer, Family, Hook, What};
+use crate::event::{
+    ConntrackState, Consumer, Family, Hook,
+    HookFamily::{Arp, Bridge, Ipv4, Netdev},
+    Origin, What,
+};
 
 const SYN: u8 = 0x02;
 const SYN_ACK: u8 = 0x12;
@@ -471,6 +475,382 @@ fn a_harmless_end_alone_is_no_journey() {
     assert_eq!(assembler.counts().hidden, 2);
 }
 
+fn verdict_of(journey: &Journey, hop: usize) -> Option<Verdict> {
+    match &journey.hops[hop].detail {
+        HopDetail::Netfilter { decided, .. } => decided.as_ref().map(|decided| decided.verdict),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The hooks that a bridge ran for IP.
+fn bridged(journey: &Journey) -> Vec<usize> {
+    let is = |hop: &Hop| matches!(hop.detail, HopDetail::Netfilter { bridged: true, .. });
+    (0..journey.hops.len()).filter(|&n| is(&journey.hops[n])).collect()
+}
+
+#[test]
+fn hooks_of_ip_within_those_of_a_bridge_are_left_before_them() {
+    let journey = one(ping()
+        .see(What::DevReceive)
+        .see(What::BridgeRx)
+        .see(enter_of(Bridge, Hook::Prerouting))
+        .see(enter(Hook::Prerouting))
+        .see(conntrack(ConntrackState::New))
+        .becomes(icmp("10.0.0.2", "10.0.0.9", 8, 7, 1))
+        .see(exit(Hook::Prerouting))
+        .see(route(3, 0, 1))
+        .see(enter_of(Bridge, Hook::Prerouting))
+        .see(What::BridgeForward)
+        .see(enter_of(Bridge, Hook::Forward))
+        .see(enter(Hook::Forward))
+        .see(enter_of(Bridge, Hook::Forward))
+        .see(drop(12, Some(InHook { family: Bridge, ..hook(Hook::Forward, 0) }))));
+    assert_eq!(
+        points(&journey),
+        [
+            "dev_receive",
+            "bridge_rx",
+            "nf_prerouting",
+            "nf_prerouting",
+            "conntrack",
+            "nat",
+            "route",
+            "bridge_forward",
+            "nf_forward",
+            "nf_forward",
+            "drop"
+        ]
+    );
+    assert_eq!(bridged(&journey), [3, 9]);
+    assert_eq!(
+        [2, 3, 8, 9].map(|n| accepted(&journey, n)),
+        [Some(true), Some(true), Some(false), Some(true)]
+    );
+    assert!(matches!(journey.outcome, Outcome::Dropped { hop: 8, .. }));
+}
+
+#[test]
+fn a_drop_in_the_inner_hook_leaves_the_outer_undecided() {
+    let journey = one(ping()
+        .see(enter_of(Bridge, Hook::Forward))
+        .see(enter(Hook::Forward))
+        .see(decide(Ipv4, Hook::Forward, Verdict::Drop))
+        .see(drop(12, Some(hook(Hook::Forward, 0)))));
+    assert_eq!([accepted(&journey, 0), accepted(&journey, 1)], [None, Some(false)]);
+    assert_eq!(verdict_of(&journey, 1), Some(Verdict::Drop));
+    assert!(matches!(journey.outcome, Outcome::Dropped { hop: 1, .. }));
+}
+
+#[test]
+fn a_hook_of_ip_behind_a_bridge_is_not_within_it() {
+    // Not in the same hook, and passed up in between.
+    let journey = one(ping()
+        .see(What::BridgeRx)
+        .see(enter_of(Bridge, Hook::Prerouting))
+        .see(What::BridgeLocal)
+        .see(enter_of(Bridge, Hook::Input))
+        .see(exit_of(Bridge, Hook::Input))
+        .see(What::DevReceive)
+        .see(What::IpReceive)
+        .see(enter(Hook::Prerouting))
+        .see(enter(Hook::Input)));
+    assert_eq!(bridged(&journey), [0_usize; 0]);
+    assert_eq!(accepted(&journey, 1), Some(true));
+    assert!(matches!(journey.outcome, Outcome::Lost { .. }), "a bridge delivers nothing");
+    let sent = one(ping()
+        .see(enter(Hook::Postrouting))
+        .see(What::DevXmit)
+        .see(What::BridgeXmit)
+        .see(What::BridgeForward)
+        .see(enter(Hook::Postrouting))
+        .see(What::DevQueue)
+        .see(What::DevXmit)
+        .see(What::DevReceive)
+        .see(enter(Hook::Prerouting)));
+    assert_eq!(bridged(&sent), [4]);
+}
+
+#[test]
+fn hooks_of_a_bridge_need_not_be_seen() {
+    let journey = one(ping()
+        .see(What::DevReceive)
+        .see(What::BridgeRx)
+        .see(enter(Hook::Prerouting))
+        .see(What::BridgeForward)
+        .see(enter(Hook::Forward))
+        .see(enter(Hook::Postrouting))
+        .see(What::DevQueue));
+    assert_eq!(bridged(&journey), [2, 4, 5]);
+    let arp = one(packet(1, arp("10.0.0.1", "10.0.0.2", 1))
+        .see(enter_of(Bridge, Hook::Forward))
+        .see(enter_of(Arp, Hook::Forward)));
+    assert_eq!(bridged(&arp), [1]);
+}
+
+#[test]
+fn a_hook_that_each_of_its_chains_enters_is_one_hook() {
+    let journey = one(ping()
+        .see(enter_of(Bridge, Hook::Prerouting))
+        .see(enter_of(Bridge, Hook::Prerouting))
+        .see(What::BridgeForward)
+        .see(enter(Hook::Forward))
+        .see(enter(Hook::Forward))
+        .see(What::DevQueue));
+    assert_eq!(points(&journey), ["nf_prerouting", "bridge_forward", "nf_forward", "dev_queue"]);
+}
+
+#[test]
+fn connection_tracking_is_a_part_of_its_hook() {
+    let journey = one(ping()
+        .see(enter(Hook::Prerouting))
+        .see(conntrack(ConntrackState::Invalid))
+        .see(drop(12, Some(hook(Hook::Prerouting, 1)))));
+    assert_eq!(points(&journey), ["nf_prerouting", "conntrack", "drop"]);
+    assert_eq!(accepted(&journey, 0), Some(false));
+    assert!(matches!(journey.outcome, Outcome::Dropped { hop: 0, .. }));
+    // Also for an end outside of it.
+    let journey = one(ping()
+        .see(enter(Hook::Prerouting))
+        .see(conntrack(ConntrackState::New))
+        .see(drop(2, None)));
+    assert!(matches!(journey.outcome, Outcome::Dropped { hop: 0, .. }));
+}
+
+#[test]
+fn what_confirms_a_connection_decides_behind_the_hook() {
+    let journey = one(ping()
+        .see(enter(Hook::Input))
+        .see(exit(Hook::Input))
+        .see(decide(Ipv4, Hook::Input, Verdict::Drop))
+        .see(drop(12, Some(hook(Hook::Input, 9)))));
+    assert_eq!(points(&journey), ["nf_input", "drop"]);
+    assert_eq!(accepted(&journey, 0), Some(false));
+    assert!(matches!(journey.outcome, Outcome::Dropped { hop: 0, .. }));
+}
+
+#[test]
+fn a_look_up_within_a_hook_does_not_part_it() {
+    let journey = one(packet(1, udp("192.0.2.1", 4000, "198.51.100.10", 8080))
+        .see(enter(Hook::Prerouting))
+        .see(route(3, 0, 1))
+        .becomes(udp("192.0.2.1", 4000, "10.0.0.2", 80))
+        .see(exit(Hook::Prerouting)));
+    assert_eq!(points(&journey), ["nf_prerouting", "route", "nat"]);
+}
+
+#[test]
+fn who_dropped_it_in_a_hook_says_where_it_died() {
+    let journey = one(ping()
+        .see(What::DevReceive)
+        .see(decide(Netdev, Hook::Ingress, Verdict::Drop))
+        .see(drop(12, None)));
+    assert_eq!(points(&journey), ["dev_receive", "nf_ingress", "drop"]);
+    assert_eq!(accepted(&journey, 1), Some(false));
+    assert!(matches!(
+        journey.outcome,
+        Outcome::Dropped { hop: 1, in_hook: Some(InHook { family: Netdev, .. }), .. }
+    ));
+}
+
+#[test]
+fn what_a_program_decides_follows_the_queue() {
+    let queue =
+        || ping().see(enter(Hook::Forward)).see(decide(Ipv4, Hook::Forward, Verdict::Queue));
+    let let_on = one(queue().see(enter(Hook::Postrouting)).see(What::DevXmit));
+    assert_eq!((accepted(&let_on, 0), verdict_of(&let_on, 0)), (Some(true), Some(Verdict::Queue)));
+    let refused = one(queue().see(drop(2, None)));
+    assert_eq!(accepted(&refused, 0), Some(false));
+    assert!(matches!(refused.outcome, Outcome::Dropped { hop: 0, in_hook: Some(_), .. }));
+    assert!(matches!(one(queue()).outcome, Outcome::Lost { hop: 0, .. }));
+}
+
+#[test]
+fn what_a_hook_gave_to_somebody_else_is_not_lost() {
+    let taken = one(ping()
+        .see(enter(Hook::Forward))
+        .see(conntrack(ConntrackState::New))
+        .see(decide(Ipv4, Hook::Forward, Verdict::Stolen)));
+    assert_eq!(taken.outcome, Outcome::Consumed { hop: 0 });
+    // nft's fwd sends it on before it says so.
+    let sent_on = one(ping()
+        .see(What::DevReceive)
+        .see(enter_of(Netdev, Hook::Ingress))
+        .at(1, 7)
+        .see(What::DevQueue)
+        .see(What::DevXmit)
+        .see(decide(Netdev, Hook::Ingress, Verdict::Stolen)));
+    assert_eq!(points(&sent_on), ["dev_receive", "nf_ingress", "dev_queue", "dev_xmit"]);
+    assert_eq!(verdict_of(&sent_on, 1), Some(Verdict::Stolen));
+    assert_eq!(sent_on.outcome, Outcome::Transmitted { hop: 3 });
+}
+
+#[test]
+fn a_rewrite_is_where_it_was_made_and_once() {
+    let journey = one(packet(1, udp("10.0.0.2", 4000, "203.0.113.8", 53))
+        .see(enter(Hook::Postrouting))
+        .becomes(udp("198.51.100.10", 4001, "203.0.113.8", 53))
+        .see(What::Nat)
+        .see(exit(Hook::Postrouting))
+        .see(What::DevXmit)
+        .see(consume()));
+    assert_eq!(points(&journey), ["nf_postrouting", "nat", "dev_xmit", "consume"]);
+    assert_eq!(journey.hops[1].at, 1_000);
+    assert_eq!(accepted(&journey, 0), Some(true));
+    // What it was before is not known.
+    let mut events = ping().see(What::DevQueue).see(What::Nat).events();
+    events.remove(0);
+    assert_eq!(points(&journeys(events)[0]), ["nat"]);
+}
+
+#[test]
+fn a_reader_completes_the_socket_that_the_packet_was_queued_to() {
+    let reader = HopDetail::Socket { pid: Some(42), comm: Some("nc".into()) };
+    let input = || ping().see(enter(Hook::Input)).see(exit(Hook::Input)).see(queued());
+    let journey = one(input().see(socket()).see(consume()));
+    assert_eq!(points(&journey), ["nf_input", "socket", "consume"]);
+    assert_eq!(journey.hops[1].detail, reader);
+    assert_eq!(journey.outcome, Outcome::Delivered { hop: 1 });
+    assert_eq!(one(input()).outcome, Outcome::Delivered { hop: 1 });
+    assert!(matches!(one(input().see(drop(6, None))).outcome, Outcome::Dropped { hop: 1, .. }));
+    // Likewise when the end of the packet tells who read it.
+    struct Reads;
+    impl Benign for Reads {
+        fn end(&self, _: Option<u32>, _: u64, _: &Headers, _: bool) -> Option<BenignEnd> {
+            None
+        }
+        fn is_read(&self, _: u64) -> bool {
+            true
+        }
+    }
+    let by = Consumer { location: 7, pid: 42, comm: "nc".into() };
+    let packet = input().see(What::Consume { by: Some(by) });
+    let journey = journeys_with(Reads, packet.events()).remove(0);
+    assert_eq!(points(&journey), ["nf_input", "socket", "consume"]);
+    assert_eq!(journey.hops[1].detail, reader);
+}
+
+#[test]
+fn one_neighbour_told_twice_is_one_hop() {
+    let neigh = |state, lladdr| What::Neigh { state, lladdr };
+    let journey = one(ping()
+        .see(neigh(1, None))
+        .see(neigh(4, None))
+        .see(neigh(4, Some([2; 6])))
+        .see(What::DevQueue)
+        .see(neigh(4, Some([2; 6]))));
+    assert_eq!(points(&journey), ["neigh", "neigh", "dev_queue", "neigh"]);
+    assert_eq!(journey.hops[1].detail, HopDetail::Neigh { state: 4, lladdr: Some([2; 6]) });
+}
+
+#[test]
+fn what_no_hook_of_the_stack_sees_is_delivered_by_the_stack() {
+    let local = || ping().see(What::DevReceive).see(What::IpReceive).see(What::IpLocalDeliver);
+    assert_eq!(one(local()).outcome, Outcome::Delivered { hop: 2 });
+    assert_eq!(one(local().see(consume())).outcome, Outcome::Delivered { hop: 2 });
+    assert_eq!(one(local().see(queued())).outcome, Outcome::Delivered { hop: 3 });
+    let echo = journeys_with(Harmless(BenignEnd::Delivered), local().see(drop(3, None)).events());
+    assert_eq!(echo[0].outcome, Outcome::Delivered { hop: 2 });
+    assert!(matches!(one(local().see(drop(9, None))).outcome, Outcome::Dropped { hop: 2, .. }));
+    let refused = local().see(enter(Hook::Input)).see(drop(12, Some(hook(Hook::Input, 1))));
+    assert!(matches!(one(refused).outcome, Outcome::Dropped { hop: 3, .. }));
+    // LOCAL_IN has it, and has not said yet what becomes of it.
+    assert!(matches!(one(local().see(enter(Hook::Input))).outcome, Outcome::Lost { .. }));
+    let seen_past = local().see(enter(Hook::Input)).see(consume());
+    assert_eq!(one(seen_past).outcome, Outcome::Delivered { hop: 3 });
+    // What the stack took out of a tunnel goes on.
+    let tunnelled = local().see(What::DevReceive).see(What::IpReceive).see(What::IpForward);
+    assert!(matches!(one(tunnelled).outcome, Outcome::Lost { .. }));
+}
+
+#[test]
+fn delivery_by_the_stack_is_known_as_soon_as_by_a_hook() {
+    let mut assembler = Assembler::new(LIMITS, ());
+    let mut done = Vec::new();
+    let whole = udp("10.0.0.1", 1, "10.0.0.2", 2);
+    let piece = Headers { later_fragment: true, ..whole };
+    for (id, headers) in [(1, whole), (2, piece)] {
+        for event in packet(id, headers).starting(0).see(What::IpLocalDeliver).events() {
+            assembler.push(event, &mut done);
+        }
+    }
+    assembler.advance(101 * MS, &mut done);
+    assert_eq!(done.iter().map(|journey| journey.id).collect::<Vec<_>>(), [PacketId(1)]);
+}
+
+#[test]
+fn children_begin_with_how_they_were_made() {
+    for (origin, point) in [
+        (Origin::Clone, "clone"),
+        (Origin::Copy, "copy"),
+        (Origin::Segment, "segment"),
+        (Origin::Fragment, "fragment"),
+    ] {
+        let journey = one(ping().made_from(5, origin).see(What::DevXmit).see(consume()));
+        assert_eq!(points(&journey), [point, "dev_xmit", "consume"]);
+        assert_eq!(
+            (journey.parent, journey.outcome),
+            (Some(PacketId(5)), Outcome::Transmitted { hop: 1 })
+        );
+    }
+}
+
+#[test]
+fn a_packet_that_was_cut_is_done_with() {
+    let ended = |origin, end: Option<What>| {
+        let whole = packet(1, udp("10.0.0.1", 1, "10.0.0.2", 2)).see(What::DevQueue);
+        let mut events = whole.events();
+        let piece = packet(2, udp("10.0.0.1", 1, "10.0.0.2", 2)).made_from(1, origin);
+        events.extend(piece.see(What::DevXmit).see(consume()).events());
+        if let Some(end) = end {
+            let whole = packet(1, udp("10.0.0.1", 1, "10.0.0.2", 2)).see(What::DevQueue).see(end);
+            events.extend(whole.events().pop());
+        }
+        let mut all = journeys(events);
+        all.sort_by_key(|journey| journey.id);
+        all.remove(0)
+    };
+    let freed = || What::Drop { reason: None, location: 7, hook: None };
+    for origin in [Origin::Segment, Origin::Fragment] {
+        for end in [Some(consume()), Some(freed()), None] {
+            assert_eq!(ended(origin, end).outcome, Outcome::Consumed { hop: 0 });
+        }
+        assert_eq!(points(&ended(origin, Some(freed()))), ["dev_queue", "consume"]);
+        let refused = ended(origin, Some(drop(9, None)));
+        assert!(matches!(refused.outcome, Outcome::Dropped { hop: 0, .. }));
+    }
+    assert!(matches!(ended(Origin::Clone, Some(freed())).outcome, Outcome::Dropped { .. }));
+    assert!(matches!(ended(Origin::Copy, None).outcome, Outcome::Lost { .. }));
+}
+
+#[test]
+fn copies_for_those_who_listen_to_all_are_no_journeys() {
+    let mut assembler = Assembler::new(LIMITS, Harmless(BenignEnd::Consumed));
+    let mut done = Vec::new();
+    let datagram = |id| packet(id, udp("10.0.0.1", 1, "224.0.0.251", 5353));
+    let all = [
+        // tcpdump, and ping's raw socket.
+        datagram(2).cloned_from(1).see(socket()).see(consume()),
+        datagram(3).made_from(1, Origin::Copy).see(socket()),
+        packet(4, icmp("10.0.0.1", "10.0.0.2", 0, 7, 1))
+            .cloned_from(1)
+            .see(queued())
+            .see(socket())
+            .see(drop(3, None)),
+        // The second program that listens to a group; a copy that went on; and a refusal.
+        datagram(5).cloned_from(1).see(queued()).see(socket()).see(consume()),
+        datagram(6).cloned_from(1).see(What::BridgeForward).see(socket()),
+        datagram(7).cloned_from(1).see(drop(9, None)),
+        datagram(8).made_from(1, Origin::Segment).see(socket()).see(consume()),
+    ];
+    for event in all.into_iter().flat_map(Packet::events) {
+        assembler.push(event, &mut done);
+    }
+    assembler.finish(&mut done);
+    let mut shown: Vec<_> = done.iter().map(|journey| journey.id.0).collect();
+    shown.sort();
+    assert_eq!((shown, assembler.counts().hidden), (vec![5, 6, 7, 8], 3));
+}
+
 fn flow_of(packets: Vec<Packet>) -> Vec<(u64, Direction, Flow)> {
     let mut all = journeys(packets.into_iter().flat_map(|p| p.see(consume()).events()));
     all.sort_by_key(|journey| journey.id);
@@ -608,7 +988,7 @@ fn a_recording_gives_back_its_events() {
 
 /// A packet of its own flow, at the skb address that all of them use.
 fn any_packet(id: u64) -> impl Strategy<Value = Vec<Event>> {
-    let middle = prop::collection::vec(0_u8..8, 0..12);
+    let middle = prop::collection::vec(0_u8..18, 0..12);
     (middle, any::<bool>(), any::<bool>(), 0_u64..50).prop_map(move |(middle, ends, nat, start)| {
         let port = 1_000 + id as u16;
         let mut packet =
@@ -626,6 +1006,16 @@ fn any_packet(id: u64) -> impl Strategy<Value = Vec<Event>> {
                     .becomes(tcp("198.51.100.10", port, "203.0.113.8", 80, SYN))
                     .see(exit(Hook::Postrouting)),
                 6 => packet.see(What::QdiscEnqueue { kind: "fq".into(), handle: 1 }),
+                7 => packet.see(What::BridgeRx).see(enter_of(Bridge, Hook::Forward)),
+                8 => packet.see(enter(Hook::Prerouting)).see(conntrack(ConntrackState::New)),
+                9 => packet.see(decide(Bridge, Hook::Forward, Verdict::Queue)),
+                10 => packet.see(decide(Ipv4, Hook::Forward, Verdict::Stolen)),
+                11 => packet.see(exit_of(Bridge, Hook::Input)),
+                12 => packet.see(What::Nat),
+                13 => packet.see(queued()),
+                14 => packet.see(socket()),
+                15 => packet.see(What::IpLocalDeliver),
+                16 => packet.see(What::Neigh { state: 1, lladdr: None }),
                 _ => packet.see(What::TcEgress),
             };
         }

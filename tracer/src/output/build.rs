@@ -143,10 +143,13 @@ impl<N: Names + KernelNames + ?Sized> Builder<'_, N> {
         };
         match &hop.detail {
             HopDetail::None => {}
-            HopDetail::Netfilter { hook, iif, oif, accepted, spent, .. } => {
+            HopDetail::Netfilter { hook, iif, oif, bridged, accepted, spent, decided } => {
                 put("family", hook.family.name().into());
-                let verdict = accepted.map(|yes| if yes { "accept" } else { "drop" });
-                put("verdict", verdict.into());
+                let decided = decided.as_ref().map(|decided| decided.verdict);
+                put("verdict", describe::verdict(*accepted, decided).into());
+                if *bridged {
+                    put("bridged", true.into());
+                }
                 for (key, ifindex) in [("iif", *iif), ("oif", *oif)] {
                     if ifindex != 0 {
                         put(key, self.interface(hop, ifindex));
@@ -195,7 +198,7 @@ impl<N: Names + KernelNames + ?Sized> Builder<'_, N> {
             }
             HopDetail::Conntrack { state, status, mark } => {
                 put("state", state.name().into());
-                put("status", (*status).into());
+                put("status", status.map(describe::conntrack_status).into());
                 put("mark", (*mark).into());
             }
             HopDetail::Born { parent } => put("parent", packet_id(*parent).into()),
@@ -287,16 +290,24 @@ fn outcome(outcome: &Outcome, explained: Option<&Explanation>) -> record::Outcom
 }
 
 fn rule(decision: Decision) -> record::Rule {
-    let Decision { chain, handle, policy, text } = decision;
+    let Decision { chain, within, handle, number, policy, text, inferred, .. } = decision;
+    let (chain_name, base_chain) = match within {
+        // Which base chain led there may not be known.
+        Some(within) => (within, Some(chain.chain).filter(|name| !name.is_empty())),
+        None => (chain.chain, None),
+    };
     record::Rule {
         backend: chain.backend,
         family: chain.family,
         table: chain.table,
-        chain: chain.chain,
+        chain: chain_name,
+        base_chain,
         hook: chain.hook,
         priority: chain.priority,
         handle,
+        number,
         policy,
         text,
+        inferred,
     }
 }

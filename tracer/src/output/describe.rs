@@ -2,7 +2,7 @@
 
 use pnet_packet::{ip::IpNextHeaderProtocol, tcp::TcpFlags};
 
-use crate::event::{Family, Headers};
+use crate::event::{Family, Headers, Verdict};
 
 /// A protocol as `--proto` takes it.
 pub(super) fn protocol(family: Family, proto: u8) -> String {
@@ -156,6 +156,46 @@ pub(super) fn neighbour_state(bits: u8) -> String {
         .map(|(_, name)| *name)
         .collect();
     if set.is_empty() { "NONE".to_owned() } else { set.join(",") }
+}
+
+/// Status bits of a connection, as the kernel calls them (`enum ip_conntrack_status`).
+pub(super) fn conntrack_status(bits: u32) -> Vec<&'static str> {
+    const NAMES: [&str; 16] = [
+        "expected",
+        "seen_reply",
+        "assured",
+        "confirmed",
+        "src_nat",
+        "dst_nat",
+        "seq_adjust",
+        "src_nat_done",
+        "dst_nat_done",
+        "dying",
+        "fixed_timeout",
+        "template",
+        "nat_clash",
+        "helper",
+        "offload",
+        "hw_offload",
+    ];
+    NAMES
+        .into_iter()
+        .enumerate()
+        .filter(|(bit, _)| bits & (1 << bit) != 0)
+        .map(|(_, name)| name)
+        .collect()
+}
+
+/// What became of a packet in a netfilter hook; `None` where that is not known. What was given to a
+/// program (queue) or to somebody else (stolen) may be seen again without having been accepted.
+pub(super) fn verdict(accepted: Option<bool>, decided: Option<Verdict>) -> Option<&'static str> {
+    match (accepted, decided) {
+        (Some(false), _) | (None, Some(Verdict::Drop)) => Some("drop"),
+        (_, Some(Verdict::Queue)) => Some("queue"),
+        (_, Some(Verdict::Stolen)) => Some("stolen"),
+        (Some(true), _) => Some("accept"),
+        (None, None) => None,
+    }
 }
 
 /// A qdisc handle as `tc` writes it.

@@ -30,6 +30,21 @@ pub struct Start {
     pub points: Vec<WatchedPoint>,
     /// The points that this kernel cannot show.
     pub missing: Vec<MissingPoint>,
+    /// What is told with other points: who decided in a hook, which rule.
+    pub details: Vec<Detail>,
+}
+
+/// Something that is told with points, and how it is watched.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct Detail {
+    /// `nft_chain`, `nft_rule`, `legacy_table` or `confirm`.
+    pub detail: String,
+    /// As of a point; absent where it is not watched.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mechanism: Option<String>,
+    /// Why it is not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
 }
 
 /// A point and how it is watched.
@@ -109,10 +124,10 @@ pub struct Flow {
 /// A packet as it was first seen; unlike its flow, in its own direction.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Packet {
-    /// Its id in this trace, hexadecimal; `detail.parent` of a clone refers to it. Text, for not
+    /// Its id in this trace, hexadecimal; `parent` of a copy or a piece refers to it. Text, for not
     /// every reader of JSON has integers of 64 bits.
     pub id: String,
-    /// The packet that this one was cloned from.
+    /// The packet that this one was cloned, copied or cut from.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub parent: Option<String>,
     /// Source address; `null` for a packet that is neither IP nor ARP.
@@ -163,7 +178,14 @@ pub struct Hop {
     pub dev: Option<Dev>,
     /// CPU.
     pub cpu: u16,
-    /// What the point told, by point.
+    /// What the point told; a key is absent where its value is not known. By point:
+    /// `nf_*` `family` (`ip`, `ip6`, `bridge`, `arp`, `netdev`), `verdict` (`accept`, `drop`,
+    /// `queue`, `stolen`), `bridged` (`true`: a hook of IP that a bridge runs), `iif`, `oif`,
+    /// `spent_ns`, `priority`; `conntrack` `state` (`new`, `established`, `related`, `invalid`,
+    /// `untracked`), `status` (names of its bits), `mark`; `nat` `kind`, `from`, `to`; `route`
+    /// `table`, `gateway`, `oif`, `type`, `error`, `reverse`; `neigh` `state`, `lladdr`; `qdisc_*`
+    /// `kind`, `handle`, `delay_ns`; `socket` `pid`, `comm`; `clone`, `copy`, `segment` and
+    /// `fragment` `parent`; `drop` `reason`, `location`.
     pub detail: Map<String, Value>,
     /// The packet's bytes here, as hexadecimal digits; only with `--snaplen`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -236,27 +258,37 @@ pub enum OutcomeKind {
     Lost,
 }
 
-/// A base chain (or, where it is known, a rule of it) that decided.
+/// A rule, or the policy of a base chain, that decided; where only that is known, the base chain.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Rule {
-    /// `nftables` or `iptables-legacy`.
+    /// `nftables` (iptables-nft's too), `iptables-legacy` (ip6tables' too) or `ebtables-legacy`.
     pub backend: String,
-    /// `ip`, `ip6` or `inet`.
+    /// `ip`, `ip6`, `inet`, `bridge`, `arp` or `netdev`.
     pub family: String,
     /// Table.
     pub table: String,
-    /// Base chain.
+    /// The chain that the rule stands in, or whose policy it is.
     pub chain: String,
+    /// The base chain that led there, where that is another one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub base_chain: Option<String>,
     /// Hook.
     pub hook: String,
-    /// Priority.
-    pub priority: i32,
-    /// Handle of the rule; `null` where only the chain is known.
+    /// Priority of the base chain; `null` where several lead to the rule.
+    pub priority: Option<i32>,
+    /// Handle of the rule; `null` where only the chain is known, and for a legacy rule.
     pub handle: Option<u64>,
+    /// Number of a legacy rule in its chain, from 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub number: Option<u64>,
     /// The chain's policy decided; `null` where it is not known whether a rule or the policy did.
     pub policy: Option<bool>,
     /// Text of the rule, where it is known.
     pub text: Option<String>,
+    /// It was not seen to decide: going by the rules, nothing else there could have dropped the
+    /// packet.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub inferred: bool,
 }
 
 /// The last line: what was traced.
@@ -330,4 +362,6 @@ pub struct LostEvents {
     pub late: u64,
     /// Records that could not be read.
     pub undecodable: u64,
+    /// Messages of the kernel's own rule tracing; only with `--nft-trace`.
+    pub nft_trace: u64,
 }

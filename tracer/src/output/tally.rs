@@ -62,13 +62,14 @@ impl Tally {
 }
 
 impl Rule {
-    /// The rule in one line: `inet lxd fwd.lxdbr0 handle 12`.
+    /// The rule in one line: `inet lxd fwd.lxdbr0 handle 12`, `ip filter FORWARD policy`.
     pub fn line(&self) -> String {
         let chain = format!("{} {} {}", self.family, self.table, self.chain);
-        match (self.handle, self.policy) {
-            (Some(handle), _) => format!("{chain} handle {handle}"),
-            (None, Some(true)) => format!("{chain} policy"),
-            (None, _) => chain,
+        match (self.handle, self.number, self.policy) {
+            (Some(handle), ..) => format!("{chain} handle {handle}"),
+            (None, Some(number), _) => format!("{chain} rule {number}"),
+            (None, None, Some(true)) => format!("{chain} policy"),
+            (None, None, _) => chain,
         }
     }
 }

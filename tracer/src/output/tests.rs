@@ -7,7 +7,10 @@ use super::{
     *,
 };
 use crate::{
-    event::{Event, Family, Headers, Hook, HookFamily, InHook, Place, What},
+    event::{
+        ConntrackState, Event, Family, Headers, Hook, HookFamily, InHook, Origin, Place, Verdict,
+        What,
+    },
     explain::{BaseChain, Bracket, DeviceName, Evidence, KernelNames, Names, NetnsName, explain},
     host::symbols::Function,
     journey::{Journey, sample::*},
@@ -40,6 +43,7 @@ impl Names for Lab {
         let name = match (place.netns, place.ifindex) {
             (_, 2) => "eth0",
             (2, 5) => "veth5",
+            (2, 6) => "veth6",
             (2, 7) => "lxdbr0",
             _ => return DeviceName::default(),
         };
@@ -56,7 +60,7 @@ impl Evidence for Lab {
             table: "lxd".to_owned(),
             chain: "fwd.lxdbr0".to_owned(),
             hook: "forward".to_owned(),
-            priority: 0,
+            priority: Some(0),
             policy_drops: Some(false),
         };
         Some(Bracket { after: Some(-1), before: Some(1), chains: vec![chain] })
@@ -144,6 +148,39 @@ fn translated() -> record::Journey {
     )
 }
 
+/// Through a bridge with chains and br_netfilter to a neighbour, to a port nobody listens at.
+fn bridged() -> record::Journey {
+    let bridge = |hook| enter_of(HookFamily::Bridge, hook);
+    record(
+        packet(1, udp("10.0.100.252", 4000, "10.0.100.253", 53))
+            .at(2, 5)
+            .see(What::DevReceive)
+            .see(What::BridgeRx)
+            .see(bridge(Hook::Prerouting))
+            .see(enter(Hook::Prerouting))
+            .see(conntrack(ConntrackState::New))
+            .see(bridge(Hook::Prerouting))
+            .see(What::BridgeFlood)
+            .at(2, 6)
+            .see(What::BridgeForward)
+            .see(bridge(Hook::Forward))
+            .see(What::DevQueue)
+            .see(What::DevXmit)
+            .at(1, 2)
+            .see(What::DevReceive)
+            .see(What::IpReceive)
+            .see(enter(Hook::Prerouting))
+            .see(What::Conntrack { state: ConntrackState::Untracked, status: None, mark: None })
+            .see(route(1, 0, 2))
+            .see(What::IpLocalDeliver)
+            .see(enter(Hook::Input))
+            .see(exit(Hook::Input))
+            .see(queued())
+            .see(consume())
+            .events(),
+    )
+}
+
 fn text(hops: Hops, journey: &record::Journey) -> String {
     let mut text = Text::new(Vec::new(), hops, false);
     text.journey(journey).unwrap();
@@ -165,6 +202,7 @@ fn start() -> Start {
         time: Clock::default().wall(6),
         points: vec![WatchedPoint { point: "drop".to_owned(), mechanism: "tp_btf".to_owned() }],
         missing: vec![MissingPoint { point: "socket".to_owned(), why: "no".to_owned() }],
+        details: vec![],
     }
 }
 
@@ -229,6 +267,82 @@ fn every_hop_as_text() {
 
 "
     );
+}
+
+#[test]
+fn a_bridge_is_one_line() {
+    assert_eq!(
+        text(Hops::Main, &bridged()),
+        "\
+#1 udp 10.0.100.252:4000 → 10.0.100.253:53  98 bytes  flow 1 original
+     +0 ns  host:veth5  dev_receive
+   +2.0 µs  host:veth5  nf_prerouting   bridge accept
+   +3.0 µs  host:veth5  nf_prerouting   bridged accept, ct new mark 0x5
+   +7.0 µs  host:veth6  bridge_forward  flooded
+   +8.0 µs  host:veth6  nf_forward      bridge accept
+   +9.0 µs  host:veth6  dev_xmit
+  +11.0 µs  c1:eth0     dev_receive
+  +13.0 µs  c1:eth0     nf_prerouting   accept, ct untracked
+  +15.0 µs  c1:eth0     route           dev 1 local table main
+  +17.0 µs  c1:eth0     nf_input        accept in 500 ns
+  ✓ delivered at c1:eth0 (socket)
+
+"
+    );
+    let all = text(Hops::All, &bridged());
+    assert!(
+        all.contains("  new seen_reply,assured,confirmed,src_nat_done,dst_nat_done mark 0x5\n"),
+        "{all}"
+    );
+    for point in ["bridge_rx", "bridge_flood", "ip_receive", "ip_local_deliver", "socket"] {
+        assert!(all.contains(point), "{all}");
+    }
+}
+
+#[test]
+fn a_step_of_ip_has_a_line_where_it_was_the_last() {
+    let ended = |what| {
+        let packet = packet(1, udp("10.0.0.1", 1, "10.0.0.2", 2)).see(What::DevReceive);
+        text(Hops::Main, &record(packet.see(What::IpReceive).see(what).see(drop(1, None)).events()))
+    };
+    let forward = ended(What::IpForward);
+    assert!(forward.contains("ip_forward\n  ✗ dropped at c1:eth0 (ip_forward)"), "{forward}");
+    assert!(!forward.contains("ip_receive"), "{forward}");
+}
+
+#[test]
+fn what_became_of_it_in_a_hook_is_one_word() {
+    let verdict = |packet: Packet| {
+        json(&record(packet.see(What::DevQueue).events()))["hops"][0]["detail"]["verdict"].clone()
+    };
+    let entered = || packet(1, udp("10.0.0.1", 1, "10.0.0.2", 2)).see(enter(Hook::Forward));
+    let decided = |verdict| entered().see(decide(HookFamily::Ipv4, Hook::Forward, verdict));
+    assert_eq!(verdict(entered()), "accept");
+    assert_eq!(verdict(decided(Verdict::Queue)), "queue");
+    assert_eq!(verdict(decided(Verdict::Stolen)), "stolen");
+    let last = json(&record(decided(Verdict::Drop).events()));
+    assert_eq!(last["hops"][0]["detail"]["verdict"], "drop");
+    let unknown = json(&record(entered().events()));
+    assert_eq!(unknown["hops"][0]["detail"], serde_json::json!({"family": "ip"}));
+}
+
+#[test]
+fn a_bridged_packet_as_json() {
+    let json = json(&bridged());
+    let detail = |hop: usize| json["hops"][hop]["detail"].clone();
+    assert_eq!(detail(2), serde_json::json!({"family": "bridge", "verdict": "accept"}));
+    assert_eq!(
+        detail(3),
+        serde_json::json!({"family": "ip", "verdict": "accept", "bridged": true})
+    );
+    assert_eq!(
+        detail(4),
+        serde_json::json!({
+            "state": "new", "mark": 5,
+            "status": ["seen_reply", "assured", "confirmed", "src_nat_done", "dst_nat_done"],
+        })
+    );
+    assert_eq!(json["hops"][6]["layer"], "bridge");
 }
 
 #[test]
@@ -303,6 +417,14 @@ fn every_line_fits_the_schema() {
     let records = [
         dropped(),
         translated(),
+        bridged(),
+        record(
+            packet(1, udp("10.0.0.1", 1, "10.0.0.2", 2))
+                .made_from(7, Origin::Segment)
+                .see(What::DevReceive)
+                .see(decide(HookFamily::Netdev, Hook::Ingress, Verdict::Queue))
+                .events(),
+        ),
         record(packet(1, arp("10.0.0.1", "10.0.0.2", 1)).see(What::DevReceive).events()),
     ];
     let mut out = Json::new(Vec::new());
@@ -313,7 +435,7 @@ fn every_line_fits_the_schema() {
     }
     out.summary(&tally.summary(5, Events::default())).unwrap();
     let lines = String::from_utf8(out.into_inner()).unwrap();
-    assert_eq!(lines.lines().count(), 5);
+    assert_eq!(lines.lines().count(), 7);
     for line in lines.lines() {
         let line: Value = serde_json::from_str(line).unwrap();
         let errors: Vec<_> = validator.iter_errors(&line).map(|e| e.to_string()).collect();

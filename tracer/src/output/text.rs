@@ -116,13 +116,21 @@ impl<W: Write> Text<W> {
         if let Some(rule) = &outcome.rule {
             write!(
                 self.out,
-                "    {faint}by{faint:#}  {}, {} priority {}",
+                "    {faint}by{faint:#}  {}, {}",
                 escape(&rule.line()),
-                escape(&rule.hook),
-                rule.priority
+                escape(&rule.hook)
             )?;
+            if let Some(base) = &rule.base_chain {
+                write!(self.out, " from {}", escape(base))?;
+            }
+            if let Some(priority) = rule.priority {
+                write!(self.out, " priority {priority}")?;
+            }
             if let Some(text) = &rule.text {
                 write!(self.out, ": {}", escape(text))?;
+            }
+            if rule.inferred {
+                write!(self.out, " {faint}(inferred){faint:#}")?;
             }
             writeln!(self.out)?;
         }
@@ -154,7 +162,7 @@ impl<W: Write> Sink for Text<W> {
         writeln!(self.out, "{head}{}{head:#}", header(journey))?;
         let lines = match self.hops {
             Hops::All => journey.hops.iter().map(every).collect(),
-            Hops::Main => main_lines(&journey.hops),
+            Hops::Main => main_lines(journey),
         };
         self.write_path(&lines)?;
         self.write_outcome(journey)?;
@@ -195,6 +203,10 @@ impl<W: Write> Sink for Text<W> {
             (lost.flows_evicted, "flows forgotten: too many at once"),
             (lost.late, "events too late or twice"),
             (lost.undecodable, "records that could not be read"),
+            (
+                lost.nft_trace,
+                "traced rules lost: the kernel told of them faster than they were taken",
+            ),
         ];
         writeln!(self.out, "  {} events received", summary.events.received)?;
         let doubt = self.styles.doubt;
@@ -287,34 +299,58 @@ fn every(hop: &Hop) -> Line {
     line(hop, hop.point, details(hop))
 }
 
-/// One line a layer and device: tc, queue and driver of a device are its one line, rewrites
-/// belong to the hook that made them, look-ups of the way back and the end itself have none.
-fn main_lines(hops: &[Hop]) -> Vec<Line> {
+/// One line a layer and device: tc, queue and driver of a device are its one line, and so is what
+/// a bridge does with a packet; rewrites and connection tracking belong to the hook that they are
+/// in; steps of IP, look-ups of the way back, sockets without a reader and the end itself have none,
+/// unless the outcome is about them.
+fn main_lines(journey: &Journey) -> Vec<Line> {
     /// What the last line stands for, as far as another hop can join it.
     struct Open {
         group: &'static str,
         place: String,
     }
+    let hops = &journey.hops;
     let mut lines: Vec<Line> = Vec::new();
     let mut open: Option<Open> = None;
-    for hop in hops {
+    let mut flooded = false;
+    for (index, hop) in hops.iter().enumerate() {
         let group = match hop.point {
+            "drop" | "consume" => continue,
+            "socket" if hop.detail.is_empty() => continue,
+            "ip_receive" | "ip_forward" | "ip_local_deliver" | "ip_output"
+                if index != journey.outcome.hop =>
+            {
+                continue;
+            }
+            "route" if hop.detail.get("reverse").is_some() && index != journey.outcome.hop => {
+                continue;
+            }
+            _ if hop.layer == "bridge" => {
+                let more = goes_on_in_bridge(&hops[index + 1..]);
+                flooded |= hop.point == "bridge_flood" && more;
+                if more {
+                    continue;
+                }
+                "bridge"
+            }
             "dev_queue" | "tc_egress" | "qdisc_enqueue" | "qdisc_dequeue" | "dev_xmit" => "egress",
             "dev_receive" | "tc_ingress" => "ingress",
-            "nat" => "hook",
-            "route" if hop.detail.get("reverse").is_some() => continue,
-            "drop" | "consume" => continue,
             _ if hop.layer == "netfilter" => "hook",
             _ => "",
         };
         let here = place(hop);
         let joins = open.as_ref().is_some_and(|open| {
             open.group == group
-                && !group.is_empty()
-                && (hop.point == "nat" || (group != "hook" && open.place == here))
+                && match group {
+                    "hook" => matches!(hop.point, "nat" | "conntrack"),
+                    "egress" | "ingress" => open.place == here,
+                    _ => false,
+                }
         });
         let detail = match hop.point {
             "qdisc_enqueue" => String::new(),
+            "conntrack" if joins => tracked(hop),
+            _ if group == "bridge" && std::mem::take(&mut flooded) => "flooded".to_owned(),
             _ => details(hop),
         };
         match lines.last_mut().filter(|_| joins) {
@@ -336,6 +372,28 @@ fn main_lines(hops: &[Hop]) -> Vec<Line> {
     lines
 }
 
+/// Whether the bridge does more with the packet: its line is its last word, wherever hooks and
+/// look-ups stand between.
+fn goes_on_in_bridge(later: &[Hop]) -> bool {
+    let next = later.iter().find(|hop| !matches!(hop.layer.as_str(), "netfilter" | "ip"));
+    next.is_some_and(|hop| hop.layer == "bridge")
+}
+
+/// `ct established`, with the mark if there is one.
+fn tracked(hop: &Hop) -> String {
+    let mut text =
+        format!("ct {}", hop.detail.get("state").map(plain).as_deref().unwrap_or_default());
+    if let Some(mark) = mark(hop) {
+        let _ = write!(text, " {mark}");
+    }
+    text
+}
+
+fn mark(hop: &Hop) -> Option<String> {
+    let mark = hop.detail.get("mark").and_then(Value::as_u64).filter(|mark| *mark != 0)?;
+    Some(format!("mark {mark:#x}"))
+}
+
 /// What the point told, in words.
 fn details(hop: &Hop) -> String {
     let get = |key: &str| hop.detail.get(key).map(plain);
@@ -344,12 +402,20 @@ fn details(hop: &Hop) -> String {
     let mut put = |part: Option<String>| parts.extend(part);
     match hop.point {
         "nat" => {
-            put(Some(format!(
-                "{} {} → {}",
-                get("kind").unwrap_or_default(),
-                get("from").unwrap_or_default(),
-                get("to").unwrap_or_default()
-            )));
+            put(get("kind").map(|kind| {
+                format!(
+                    "{kind} {} → {}",
+                    get("from").unwrap_or_default(),
+                    get("to").unwrap_or_default()
+                )
+            }));
+        }
+        "conntrack" => {
+            put(get("state"));
+            let status = hop.detail.get("status").and_then(Value::as_array);
+            let status: Vec<_> = status.into_iter().flatten().map(plain).collect();
+            put((!status.is_empty()).then(|| status.join(",")));
+            put(mark(hop));
         }
         "route" => {
             put(get("error").map(|error| format!("no route: {error}")));
@@ -372,12 +438,16 @@ fn details(hop: &Hop) -> String {
             put(get("comm"));
             put(get("pid").map(|pid| format!("pid {pid}")));
         }
-        "clone" => put(get("parent").map(|parent| format!("of packet {parent}"))),
+        "clone" | "copy" | "segment" | "fragment" => {
+            put(get("parent").map(|parent| format!("of packet {parent}")))
+        }
         "drop" | "consume" => {
             put(get("reason"));
             put(get("location"));
         }
         _ => {
+            put(get("family").filter(|family| family == "bridge"));
+            put(get("bridged").map(|_| "bridged".to_owned()));
             put(get("verdict"));
             put(number("spent_ns").map(|spent| format!("in {}", duration(spent))));
         }

@@ -95,6 +95,11 @@ impl Brackets {
         self.placed.insert((netns, family, hook), placed);
     }
 
+    /// Whether observers stand in a namespace.
+    pub fn stand_in(&self, netns: u32) -> bool {
+        self.placed.keys().any(|(inode, ..)| *inode == netns)
+    }
+
     /// Where a packet was that passed the observer that `at` names and no other; `None` where no
     /// observers stand.
     pub fn interval(&self, netns: u32, at: InHook) -> Option<Interval> {

@@ -3,13 +3,14 @@
 //! is found by that, and removed by the next.
 
 use std::{
-    fs, io,
+    io,
     os::fd::{AsRawFd as _, BorrowedFd},
 };
 
 use crate::host::{
     netlink::{Connection, Message, attribute, attributes, string_of, u32_of},
     netns::Netns,
+    owner::Owner,
 };
 
 /// What every name begins with.
@@ -60,7 +61,7 @@ impl Side {
 pub fn attach(ifindex: u32, programs: [(Side, BorrowedFd<'_>); 2]) -> io::Result<()> {
     let mut connection = Connection::route()?;
     let made = add_qdisc(&mut connection, ifindex)?;
-    let name = Name { made, ..Name::own()? };
+    let name = Name { owner: Owner::own()?, made };
     let attached = programs
         .into_iter()
         .try_for_each(|(side, program)| add_filter(&mut connection, ifindex, side, program, &name));
@@ -76,9 +77,8 @@ pub fn attach(ifindex: u32, programs: [(Side, BorrowedFd<'_>); 2]) -> io::Result
 /// # Errors
 /// What the kernel says.
 pub fn detach(ifindex: u32) -> io::Result<()> {
-    let own = Name::own()?;
-    let is_own = |name: &Name| (name.pid, name.since) == (own.pid, own.since);
-    remove(&mut Connection::route()?, ifindex, is_own)
+    let own = Owner::own()?;
+    remove(&mut Connection::route()?, ifindex, |name| name.owner == own)
 }
 
 /// Removes what processes that are gone have left in a namespace: on how many interfaces.
@@ -97,7 +97,7 @@ pub fn sweep(netns: &Netns) -> anyhow::Result<usize> {
         for ifindex in clsact {
             let found = filters(&mut connection, ifindex)?;
             if found.iter().any(|(_, filter)| filter.is_left()) {
-                remove(&mut connection, ifindex, |name| !name.is_alive())?;
+                remove(&mut connection, ifindex, |name| !name.owner.is_alive())?;
                 swept += 1;
             }
         }
@@ -109,22 +109,14 @@ pub fn sweep(netns: &Netns) -> anyhow::Result<usize> {
 /// Whose a filter is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Name {
-    pid: u32,
-    /// When that process began, in ticks since the machine did: pids are used again.
-    since: u64,
+    owner: Owner,
     /// It brought the qdisc along.
     made: bool,
 }
 
 impl Name {
-    fn own() -> io::Result<Self> {
-        let pid = std::process::id();
-        let since = start_of(pid).ok_or(io::ErrorKind::NotFound)?;
-        Ok(Self { pid, since, made: false })
-    }
-
     fn text(self) -> String {
-        let Self { pid, since, made } = self;
+        let Self { owner: Owner { pid, since }, made } = self;
         format!("{OURS} {pid} {since} {}", if made { "qdisc" } else { "filter" })
     }
 
@@ -135,18 +127,8 @@ impl Name {
         }
         let pid = words.next()?.parse().ok()?;
         let since = words.next()?.parse().ok()?;
-        Some(Self { pid, since, made: words.next()? == "qdisc" })
+        Some(Self { owner: Owner { pid, since }, made: words.next()? == "qdisc" })
     }
-
-    fn is_alive(self) -> bool {
-        start_of(self.pid) == Some(self.since)
-    }
-}
-
-/// Field 22 of `/proc/PID/stat`, `starttime`. The second, a name in parentheses, may hold anything.
-fn start_of(pid: u32) -> Option<u64> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
 }
 
 /// A filter or a qdisc, as the kernel tells of it.
@@ -184,7 +166,7 @@ impl Filter {
     }
 
     fn is_left(&self) -> bool {
-        self.name.is_some_and(|name| !name.is_alive())
+        self.name.is_some_and(|name| !name.owner.is_alive())
     }
 }
 
@@ -260,11 +242,8 @@ mod tests {
 
     #[test]
     fn a_name_tells_whose_it_is() {
-        let own = Name { made: true, ..Name::own().unwrap() };
+        let own = Name { owner: Owner::own().unwrap(), made: true };
         assert_eq!(Name::parse(&own.text()), Some(own));
-        assert!(own.is_alive());
-        assert!(!Name { since: own.since + 1, ..own }.is_alive(), "the pid is another's by now");
-        assert!(!Name { pid: u32::MAX, ..own }.is_alive());
     }
 
     #[test]

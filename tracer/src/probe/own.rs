@@ -20,7 +20,7 @@ use tracer_common::{
     filter::Filter,
 };
 
-use super::{btf::KernelTypes, offsets, sys};
+use super::{btf::KernelTypes, layouts, offsets, sys};
 
 /// What the names of programs end in that have several forms.
 const FORMS: [&str; 5] = ["__fentry", "__fexit", "__kprobe", "__kretprobe", "__raw"];
@@ -48,6 +48,9 @@ impl Constants {
     pub fn know(&mut self, types: &KernelTypes) -> bool {
         let before = (self.offsets, self.arguments, self.settings);
         self.offsets = offsets::resolve(types);
+        if !types.of_modules {
+            layouts::fill_in(&mut self.offsets, &types.image);
+        }
         self.arguments = offsets::resolve_arguments(types);
         self.settings.rules_are_listed = offsets::rules_are_listed(types).into();
         before != (self.offsets, self.arguments, self.settings)

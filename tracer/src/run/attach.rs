@@ -1,7 +1,10 @@
 //! Keeps the probes where the selected packets' path is: at the start, and when interfaces or
 //! namespaces come and go.
 
-use std::collections::{BTreeSet, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    time::{Duration, Instant},
+};
 
 use ipnet::IpNet;
 
@@ -18,8 +21,14 @@ use crate::{
     select::Selection,
 };
 
+use super::nft_trace::NftTrace;
+
 /// Most combinations of addresses whose paths are walked one by one.
 const MOST_COMBINATIONS: usize = 256;
+
+/// How long a namespace that comes while tracing is followed before it is on the path: its links and
+/// addresses come after it.
+const NEW: Duration = Duration::from_secs(10);
 
 /// Knows what the path is made of.
 pub struct Attacher {
@@ -27,6 +36,10 @@ pub struct Attacher {
     combinations: Vec<Vec<IpNet>>,
     namespaces: Vec<u32>,
     interfaces: Vec<Place>,
+    /// The namespaces there are, and when those came that were not there at first.
+    known: BTreeMap<u32, Option<Instant>>,
+    /// Those that came last.
+    came: Vec<u32>,
     /// What could not be watched and was told already.
     told: BTreeSet<String>,
 }
@@ -51,13 +64,48 @@ impl Attacher {
                 .iter()
                 .map(|&(netns, ifindex)| Place { netns, ifindex })
                 .collect(),
+            known: BTreeMap::new(),
+            came: Vec::new(),
             told: BTreeSet::new(),
         }
     }
 
+    /// The namespaces that came between the last two looks. What became of them between the look
+    /// and their being followed is told by nobody.
+    pub fn came(&self) -> &[u32] {
+        &self.came
+    }
+
+    /// Lets go of a namespace that is gone: one that comes under its inode is another.
+    pub fn forget(&mut self, probes: &mut Probes, gone: u32) {
+        self.known.remove(&gone);
+        probes.retain(|place| place.netns != gone, |netns| netns != gone);
+    }
+
+    fn get_to_know(&mut self, snapshot: &Snapshot) {
+        let is_first = self.known.is_empty();
+        self.known.retain(|inode, _| snapshot.namespaces.contains_key(inode));
+        let inodes = snapshot.namespaces.keys().copied();
+        self.came = inodes.filter(|inode| !self.known.contains_key(inode)).collect();
+        let since = (!is_first).then(Instant::now);
+        self.known.extend(self.came.iter().map(|inode| (*inode, since)));
+        if is_first {
+            self.came.clear();
+        }
+    }
+
+    fn is_new(&self, inode: u32) -> bool {
+        self.known.get(&inode).is_some_and(|since| since.is_some_and(|at| at.elapsed() < NEW))
+    }
+
     /// Watches what of the path is not watched yet, and forgets what is gone. What cannot be
     /// watched is told once and left out.
-    pub fn attach(&mut self, probes: &mut Probes, snapshot: &Snapshot) -> Watched {
+    pub fn attach(
+        &mut self,
+        probes: &mut Probes,
+        nft_trace: Option<&mut NftTrace>,
+        snapshot: &Snapshot,
+    ) -> Watched {
         let all = match Netns::all() {
             Ok(all) => all,
             Err(e) => {
@@ -66,20 +114,31 @@ impl Attacher {
             }
         };
         let all: HashMap<u32, Netns> = all.into_iter().map(|n| (n.inode, n)).collect();
+        self.get_to_know(snapshot);
         let path = self.path(snapshot);
         probes.retain(
             |place| snapshot.link(place).is_some(),
             |netns| snapshot.namespaces.contains_key(&netns),
         );
         let mut watched = Watched::default();
+        let mut known = Vec::new();
         for netns in path.namespaces.iter().filter_map(|inode| all.get(inode)) {
-            let done = Chains::read(netns)
-                .map_err(anyhow::Error::from)
-                .and_then(|chains| probes.watch_hooks(netns, &occupants(&chains)));
+            let done = Chains::read(netns).map_err(anyhow::Error::from).and_then(|chains| {
+                let done = probes.watch_hooks(netns, &occupants(&chains));
+                known.push((netns, chains));
+                done
+            });
             match done {
                 Ok(()) => watched.namespaces += 1,
                 Err(e) => self.tell_unless_gone(netns, &e),
             }
+        }
+        if let Some(nft_trace) = nft_trace {
+            nft_trace.follow(&known, snapshot, |netns, e| {
+                if netns.open().is_ok() {
+                    self.tell(format!("{e:#}; its rules are not traced"));
+                }
+            });
         }
         for place in path.places {
             let (Some(netns), Some(link)) = (all.get(&place.netns), snapshot.link(place)) else {
@@ -93,12 +152,16 @@ impl Attacher {
         watched
     }
 
-    /// The namespaces whose links decide where the path goes: those on it, and this one.
+    /// The namespaces whose links decide where the path goes: those on it, this one, and new ones.
     pub fn to_follow(&self, snapshot: &Snapshot) -> Vec<Netns> {
         let path = self.path(snapshot);
         let all = Netns::all().unwrap_or_default();
         all.into_iter()
-            .filter(|n| n.inode == snapshot.own || path.namespaces.binary_search(&n.inode).is_ok())
+            .filter(|n| {
+                n.inode == snapshot.own
+                    || self.is_new(n.inode)
+                    || path.namespaces.binary_search(&n.inode).is_ok()
+            })
             .collect()
     }
 

@@ -11,18 +11,24 @@ use std::{
 };
 
 use crate::{
-    event::{HookFamily, InHook, Place},
-    explain::{BaseChain, Bracket, DeviceName, Evidence, KernelNames, Names, NetnsName},
+    event::{Decider, Family, HookFamily, InHook, Place, RuleOrPolicy, Verdict},
+    explain::{
+        BaseChain, Bracket, Decision, DeviceName, Died, Evidence, KernelNames, Names, NetnsName,
+    },
     host::{
-        chains::{Chains, Occupant, Packets, Policy},
+        chains::{self, Chains, Occupant, Packets, Policy},
         drop_reasons::DropReasons,
         netns::Netns,
+        ruleset::Tools,
         snapshot::Snapshot,
         symbols::{Function, Symbols},
         sysctl,
     },
+    journey::{Decided, HopDetail, Journey, Outcome},
     probe::brackets::{self, Brackets, Interval},
 };
+
+use super::{nft_trace::Drops, rules::Rules};
 
 /// How long an answer of the machine is good: a flood of drops asks once, a person who has just
 /// changed a rule sees the new one.
@@ -58,6 +64,10 @@ pub struct Machine {
     names_addresses: bool,
     /// Where observers stand.
     pub brackets: Brackets,
+    /// The rules of the namespaces on the path, and of those where a packet was dropped.
+    pub rules: Rules,
+    /// What rule tracing told, where it is on. To be asked is to use it up.
+    pub traced: RefCell<Drops>,
     kernel: Arc<KernelFacts>,
     chains: Answers<u32, Option<Rc<Chains>>>,
     sysctls: Answers<(u32, String), Option<String>>,
@@ -72,6 +82,8 @@ impl Machine {
             owners: HashMap::new(),
             names_addresses,
             brackets: Brackets::default(),
+            rules: Rules::new(Tools::find()),
+            traced: RefCell::default(),
             kernel,
             chains: Answers::default(),
             sysctls: Answers::default(),
@@ -99,6 +111,75 @@ impl Machine {
             }
         }
         self.snapshot = snapshot;
+    }
+
+    /// Whether more could be told of a journey's end if rules were read again; sees to it that they
+    /// are.
+    pub fn wants_rules(&mut self, journey: &Journey) -> bool {
+        let Outcome::Dropped { hop, reason, in_hook, .. } = journey.outcome else { return false };
+        let Some(hop) = journey.hops.get(hop) else { return false };
+        let by = match &hop.detail {
+            HopDetail::Netfilter { decided: Some(decided), .. } => Some(&decided.by),
+            _ => None,
+        };
+        let is_netfilter = reason
+            .and_then(|number| self.reason(number))
+            .is_some_and(|name| name.ends_with("NETFILTER_DROP"));
+        if by.is_none() && in_hook.is_none() && !is_netfilter {
+            return false;
+        }
+        let netns = hop.place.netns;
+        if let Some(Decider::Legacy { family: HookFamily::Bridge, table, .. }) = by {
+            self.rules.use_ebtables(netns, table);
+        }
+        let legacy = match (by, in_hook) {
+            (Some(Decider::Legacy { rule, .. }), _) => rule.is_none(),
+            (None, Some(at)) => self.bracket(netns, at).is_some_and(|bracket| {
+                bracket.chains.iter().any(|chain| chain.backend != "nftables")
+            }),
+            _ => false,
+        };
+        let time = journey.start.saturating_add(hop.at);
+        let wants = self.rules.could_tell(netns, time, by, legacy);
+        if wants {
+            self.rules.want(netns);
+        }
+        wants
+    }
+
+    /// The chains and legacy tables of a hook between two priorities, in order.
+    fn occupants(&self, netns: u32, at: InHook, after: i32, before: i32) -> Option<Vec<BaseChain>> {
+        let packets = match at.family {
+            HookFamily::Ipv4 => Packets::Ipv4,
+            HookFamily::Ipv6 => Packets::Ipv6,
+            HookFamily::Bridge => Packets::Bridged,
+            HookFamily::Arp | HookFamily::Netdev => return None,
+        };
+        let chains = self.chains(netns)?;
+        let between = chains.between(at.hook, packets, after, before);
+        let hook = at.hook.name();
+        let chains = between.iter().filter_map(|entry| match &entry.what {
+            Occupant::Chain(chain) => Some(BaseChain {
+                backend: "nftables".into(),
+                family: chain.family.name().into(),
+                table: chain.table.clone(),
+                chain: chain.name.clone(),
+                hook: hook.into(),
+                priority: Some(entry.priority),
+                policy_drops: Some(chain.policy == Policy::Drop),
+            }),
+            Occupant::Legacy { table } => Some(BaseChain {
+                backend: "iptables-legacy".into(),
+                family: if packets == Packets::Ipv6 { "ip6" } else { "ip" }.into(),
+                table: (*table).into(),
+                chain: hook.to_uppercase(),
+                hook: hook.into(),
+                priority: Some(entry.priority),
+                policy_drops: None,
+            }),
+            Occupant::Kernel(_) => None,
+        });
+        Some(chains.collect())
     }
 
     fn chains(&self, netns: u32) -> Option<Rc<Chains>> {
@@ -143,45 +224,56 @@ impl Names for Machine {
 impl Evidence for Machine {
     fn bracket(&self, netns: u32, at: InHook) -> Option<Bracket> {
         let interval = self.brackets.interval(netns, at)?;
-        let packets = match at.family {
-            HookFamily::Ipv4 => Packets::Ipv4,
-            HookFamily::Ipv6 => Packets::Ipv6,
-            HookFamily::Bridge => Packets::Bridged,
-            HookFamily::Arp | HookFamily::Netdev => return None,
-        };
-        let chains = self.chains(netns)?;
-        let between = chains.between(at.hook, packets, interval.after, interval.before);
-        let hook = at.hook.name();
-        let chains = between
-            .iter()
-            .filter_map(|entry| match &entry.what {
-                Occupant::Chain(chain) => Some(BaseChain {
-                    backend: "nftables".into(),
-                    family: chain.family.name().into(),
-                    table: chain.table.clone(),
-                    chain: chain.name.clone(),
-                    hook: hook.into(),
-                    priority: entry.priority,
-                    policy_drops: Some(chain.policy == Policy::Drop),
-                }),
-                Occupant::Legacy { table } => Some(BaseChain {
-                    backend: "iptables-legacy".into(),
-                    family: if packets == Packets::Ipv6 { "ip6" } else { "ip" }.into(),
-                    table: (*table).into(),
-                    chain: hook.to_uppercase(),
-                    hook: hook.into(),
-                    priority: entry.priority,
-                    policy_drops: None,
-                }),
-                Occupant::Kernel(_) => None,
-            })
-            .collect();
+        let chains = self.occupants(netns, at, interval.after, interval.before)?;
         let Interval { after, before } = interval;
         Some(Bracket {
             after: (after != brackets::FIRST).then_some(after),
             before: (before != brackets::LAST).then_some(before),
             chains,
         })
+    }
+
+    fn decided(&self, died: &Died<'_>, at: InHook, by: &Decider) -> Option<Decision> {
+        self.rules.decided(died.place.netns, died.time, at, by)
+    }
+
+    fn chains_at(&self, netns: u32, at: InHook) -> Vec<BaseChain> {
+        self.occupants(netns, at, i32::MIN, i32::MAX).unwrap_or_default()
+    }
+
+    fn ways(&self, died: &Died<'_>, chains: &[BaseChain]) -> Option<Vec<Decision>> {
+        self.rules.ways(died.place.netns, died.time, died.packet, chains)
+    }
+
+    fn unobserved(&self, place: Place) -> Vec<BaseChain> {
+        let ip = !self.brackets.stand_in(place.netns);
+        self.rules.unobserved(place, self.device(place).name.as_deref(), ip)
+    }
+
+    fn traced(
+        &self,
+        netns: u32,
+        died_in: Option<InHook>,
+        journey: &Journey,
+    ) -> Option<(InHook, Decided)> {
+        let told = self.traced.borrow_mut().take(netns, journey)?;
+        let chains = self.chains(netns)?;
+        let base = chains.base.iter().find(|chain| {
+            (chain.family, &chain.table, &chain.name) == (told.family, &told.table, &told.base)
+        })?;
+        let family = match (told.family, journey.headers.family) {
+            (chains::Family::Bridge, _) => HookFamily::Bridge,
+            (_, Family::Ipv6) => HookFamily::Ipv6,
+            _ => HookFamily::Ipv4,
+        };
+        let at = died_in.unwrap_or(InHook { hook: base.hook?, family, passed: 0 });
+        if base.hook != Some(at.hook) {
+            return None;
+        }
+        let rule = told.rule.map_or(RuleOrPolicy::Policy, |rule| RuleOrPolicy::Rule(rule.handle));
+        let table = self.rules.table(netns, told.family, &told.table)?;
+        let by = Decider::Nftables { table, chain: base.handle, rule };
+        Some((at, Decided { by, verdict: Verdict::Drop }))
     }
 
     fn sysctl(&self, netns: u32, name: &str) -> Option<String> {

@@ -4,9 +4,11 @@
 mod attach;
 mod dump;
 mod machine;
+mod nft_trace;
+mod rules;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, VecDeque},
     io::{self, BufWriter, Write as _},
     sync::Arc,
     time::{Duration, Instant},
@@ -40,15 +42,16 @@ use crate::{
     journey::{Assembler, Chronicle, Journey, Limits},
     output::{
         Builder, Clock, Hops, Json, Sink, SinkError, Tally, Text,
-        record::{Events, LostEvents, MissingPoint, OutcomeKind, Start, WatchedPoint},
+        record::{Detail, Events, LostEvents, MissingPoint, OutcomeKind, Start, WatchedPoint},
         use_colour,
     },
-    probe::{Aside, Mechanism, Mechanisms, Offer, Probes, Request, Tables, Types},
+    probe::{self, Aside, Mechanism, Mechanisms, Offer, Probes, Request, Tables, Types},
     select::{self, Selection},
 };
 use attach::{Attacher, Watched};
 use dump::Dump;
 use machine::{KernelFacts, Machine};
+use nft_trace::NftTrace;
 
 /// Packets followed at one time.
 const TRACKED: u32 = 65_536;
@@ -58,6 +61,11 @@ const TICK: Duration = Duration::from_millis(10);
 const TURN: usize = 16_384;
 /// How long packets that are on their way when the trace ends may still take.
 const LINGER: Duration = Duration::from_millis(50);
+/// How long the beginning waits for the rules of the path to be read.
+const RULES_AT_START: Duration = Duration::from_secs(1);
+/// How long a journey waits for the rules that it met to be read, and how many do at most.
+const RULES_WAIT: Duration = Duration::from_secs(2);
+const MOST_WAITING: usize = 65_536;
 /// How often is looked for modules that were loaded.
 const MODULES_LOOK: Duration = Duration::from_secs(1);
 /// How often learned replies are cleared out, and after what silence.
@@ -145,10 +153,14 @@ struct Trace<'a> {
     events: AsyncFd<RingBuf<MapData>>,
     attacher: Attacher,
     watched: Watched,
+    /// The kernel's own rule tracing, where it was asked for.
+    nft_trace: Option<NftTrace>,
     watch: Watch,
     machine: Machine,
     assembler: Assembler<HarmlessEnds<Arc<KernelFacts>>>,
     chronicle: Chronicle,
+    /// Journeys that are to be shown next, and since when.
+    waiting: VecDeque<(Instant, Journey)>,
     sink: Box<dyn Sink>,
     tally: Tally,
     clock: Clock,
@@ -181,10 +193,16 @@ impl<'a> Trace<'a> {
         let mut probes = Probes::load(&request, types)?;
         let mut watch = Watch::new()?;
         let snapshot = Snapshot::take()?;
-        probes.sweep(&Netns::all()?);
+        let namespaces = Netns::all()?;
+        probes.sweep(&namespaces);
+        if args.nft_trace || probe::nft_trace::may_leave_tables() {
+            nft_trace::sweep_all(&namespaces);
+        }
+        let mut nft_trace = args.nft_trace.then(|| NftTrace::new(selection)).transpose()?;
         let mut attacher = Attacher::new(&args.select, selection);
-        let watched = attacher.attach(&mut probes, &snapshot);
-        follow(&mut watch, &attacher.to_follow(&snapshot));
+        let watched = attacher.attach(&mut probes, nft_trace.as_mut(), &snapshot);
+        let followed = attacher.to_follow(&snapshot);
+        follow(&mut watch, &followed);
         probes.attach_tracepoints()?;
         probes.attach_functions();
         let tables = probes.take_tables()?;
@@ -194,17 +212,20 @@ impl<'a> Trace<'a> {
             .context("cannot wait for events")?;
         let mut machine = Machine::new(snapshot, facts.clone(), !args.no_names);
         machine.brackets = probes.brackets.clone();
+        machine.rules.follow(tell_rules(&watch, &followed));
         Ok(Self {
             args,
             tables,
             events,
             attacher,
             watched,
+            nft_trace,
             watch,
             machine,
             assembler: Assembler::new(limits, HarmlessEnds(facts)),
             // Those that settle need a moment more than that to come here.
             chronicle: Chronicle::new(limits.settle_after * 3 / 2, limits.in_flight),
+            waiting: VecDeque::new(),
             sink: sink(args),
             tally: Tally::default(),
             clock: Clock { offset: monotonic_to_wall() },
@@ -223,6 +244,7 @@ impl<'a> Trace<'a> {
         let mut interrupt = signals(SignalKind::interrupt())?;
         let mut terminate = signals(SignalKind::terminate())?;
         self.sink.start(&self.start_record(kernel))?;
+        self.read_rules().await;
         self.probes.arm(true)?;
         let began = Instant::now();
         self.say_ready();
@@ -234,12 +256,14 @@ impl<'a> Trace<'a> {
         let mut next_modules = began + MODULES_LOOK;
         while !self.is_enough() {
             self.look_again();
+            self.machine.rules.read_on(now);
             select! {
                 biased;
                 _ = interrupt.recv() => break,
                 _ = terminate.recv() => break,
                 () = until(end) => break,
-                changes = self.watch.changed() => self.changed.extend(changes),
+                changes = self.watch.changed() => self.note(changes),
+                read = self.machine.rules.read() => self.take_rules(read),
                 look = finished(&mut self.looking) => self.follow_changes(look),
                 ready = self.events.readable_mut() => {
                     if let Ok(mut ready) = ready {
@@ -248,6 +272,7 @@ impl<'a> Trace<'a> {
                     self.take_events()?;
                 }
                 _ = tick.tick() => {
+                    self.take_traced_rules();
                     self.take_events()?;
                     self.probes.pass_on_logs();
                     if Instant::now() >= next_modules {
@@ -264,6 +289,20 @@ impl<'a> Trace<'a> {
         self.finish(began).await
     }
 
+    /// Reads the rules of the path for as long as that may take before it begins: counters of legacy
+    /// tables tell something only where they were read before.
+    async fn read_rules(&mut self) {
+        let end = tokio::time::Instant::now() + RULES_AT_START;
+        self.machine.rules.read_on(now);
+        while self.machine.rules.is_reading() {
+            select! {
+                read = self.machine.rules.read() => self.take_rules(read),
+                () = sleep_until(end) => break,
+            }
+            self.machine.rules.read_on(now);
+        }
+    }
+
     /// The end: no packet begins any more, those on their way get a moment, then the summary.
     async fn finish(&mut self, began: Instant) -> Result<(), Stop> {
         self.probes.arm(false)?;
@@ -271,13 +310,23 @@ impl<'a> Trace<'a> {
         if !self.is_enough() {
             tokio::time::sleep(LINGER).await;
         }
+        self.take_traced_rules();
         while self.take_events()? {}
         let mut done = Vec::new();
         self.assembler.finish(&mut done);
         self.retire(done);
         let mut rest = Vec::new();
         self.chronicle.finish(&mut rest);
-        self.show(&rest)?;
+        self.wait(rest);
+        self.show_waiting()?;
+        while !self.waiting.is_empty() {
+            self.machine.rules.read_on(now);
+            select! {
+                read = self.machine.rules.read() => self.take_rules(read),
+                () = tokio::time::sleep(TICK) => {}
+            }
+            self.show_waiting()?;
+        }
         log::info!("the table of followed packets holds {} at the end", self.tables.followed());
         let events = self.event_counts()?;
         self.sink.summary(&self.tally.summary(nanoseconds(duration), events))?;
@@ -308,7 +357,7 @@ impl<'a> Trace<'a> {
                 }
             }
         }
-        let now = nanoseconds(monotonic());
+        let now = now();
         let lost = self.probes.lost_events()?;
         if lost > self.ring_full {
             self.ring_full = lost;
@@ -320,8 +369,59 @@ impl<'a> Trace<'a> {
         self.retire(done);
         let mut next = Vec::new();
         self.chronicle.release(now, &mut next);
-        self.show(&next)?;
+        self.wait(next);
+        self.show_waiting()?;
         Ok(taken == TURN)
+    }
+
+    fn wait(&mut self, journeys: Vec<Journey>) {
+        let now = Instant::now();
+        self.waiting.extend(journeys.into_iter().map(|journey| (now, journey)));
+    }
+
+    /// Shows the next journeys, up to one that rules are to be read for.
+    fn show_waiting(&mut self) -> Result<(), Stop> {
+        let mut ready = Vec::new();
+        while let Some((since, journey)) = self.waiting.front() {
+            let is_patient = since.elapsed() < RULES_WAIT && self.waiting.len() < MOST_WAITING;
+            if is_patient && self.machine.wants_rules(journey) {
+                break;
+            }
+            ready.extend(self.waiting.pop_front().map(|(_, journey)| journey));
+        }
+        self.show(&ready)
+    }
+
+    /// Takes what was read of rules. Where base chains came or went, observers are to move.
+    fn take_rules(&mut self, read: Option<rules::Read>) {
+        let moved = self.machine.rules.take(read);
+        self.changed.extend(moved.map(Change::Namespace));
+    }
+
+    /// Takes notice of changes: rules are read again, the rest is looked at.
+    fn note(&mut self, changes: BTreeSet<Change>) {
+        for change in changes {
+            match change {
+                Change::Rules(netns) => {
+                    let ago =
+                        |noticed: Instant| now().saturating_sub(nanoseconds(noticed.elapsed()));
+                    let (first, last) = self
+                        .watch
+                        .noticed(netns)
+                        .map_or_else(|| (now(), now()), |(first, last)| (ago(first), ago(last)));
+                    self.machine.rules.changed(netns, first, last);
+                }
+                change => drop(self.changed.insert(change)),
+            }
+        }
+    }
+
+    /// Takes what the kernel has told of traced rules: at every tick, for journeys wait much longer
+    /// until they are shown, and a socket that nobody waits at costs the kernel no wake-up.
+    fn take_traced_rules(&mut self) {
+        if let Some(nft_trace) = &mut self.nft_trace {
+            nft_trace.take(nanoseconds(monotonic()), &mut self.machine.traced.borrow_mut());
+        }
     }
 
     /// Takes finished journeys, and their packets out of the kernel side's table where it has not
@@ -369,6 +469,11 @@ impl<'a> Trace<'a> {
             return;
         }
         let changed = std::mem::take(&mut self.changed);
+        for change in &changed {
+            if let Change::Gone(inode) = change {
+                self.attacher.forget(&mut self.probes, *inode);
+            }
+        }
         let mut snapshot = self.machine.snapshot().clone();
         self.looking = Some(spawn_blocking(move || {
             if changed.contains(&Change::Namespaces) {
@@ -392,10 +497,14 @@ impl<'a> Trace<'a> {
             Ok(Err(error)) => log::warn!("{error}; names and paths may be old"),
             Err(error) => log::warn!("looking at the machine failed: {error}"),
         }
-        self.watched = self.attacher.attach(&mut self.probes, self.machine.snapshot());
+        let (probes, nft_trace) = (&mut self.probes, self.nft_trace.as_mut());
+        self.watched = self.attacher.attach(probes, nft_trace, self.machine.snapshot());
         self.attach_late();
         self.machine.brackets = self.probes.brackets.clone();
-        follow(&mut self.watch, &self.attacher.to_follow(self.machine.snapshot()));
+        let followed = self.attacher.to_follow(self.machine.snapshot());
+        follow(&mut self.watch, &followed);
+        self.machine.rules.follow(tell_rules(&self.watch, &followed));
+        self.changed.extend(self.attacher.came().iter().copied().map(Change::Namespace));
     }
 
     /// Kernel functions of modules that were loaded since: the first rule of a kind loads its module,
@@ -421,6 +530,8 @@ impl<'a> Trace<'a> {
                 flows_evicted: counts.flows_evicted,
                 late: counts.late + counts.duplicate,
                 undecodable: self.undecodable,
+                nft_trace: self.nft_trace.as_ref().map_or(0, NftTrace::lost)
+                    + self.machine.traced.borrow().forgotten(),
             },
         })
     }
@@ -438,13 +549,21 @@ impl<'a> Trace<'a> {
             let why = offer.how.as_ref().err()?.clone();
             Some(MissingPoint { point: offer.point.name().into(), why })
         });
-        let now = nanoseconds(monotonic());
+        let details = self.probes.asides().into_iter().map(|aside| {
+            let (mechanism, why) = match aside.how {
+                Ok(mechanism) => (Some(mechanism.name().to_owned()), None),
+                Err(why) => (None, Some(why)),
+            };
+            Detail { detail: aside.name.into(), mechanism, why }
+        });
+        let now = now();
         Start {
             version: env!("CARGO_PKG_VERSION").into(),
             kernel: kernel.release.clone(),
             time: self.clock.wall(now),
             points: points.collect(),
             missing: missing.collect(),
+            details: details.collect(),
         }
     }
 
@@ -483,6 +602,11 @@ fn follow(watch: &mut Watch, namespaces: &[Netns]) {
     }
 }
 
+/// Those of these namespaces whose rules are followed.
+fn tell_rules(watch: &Watch, followed: &[Netns]) -> impl Iterator<Item = u32> {
+    followed.iter().map(|netns| netns.inode).filter(|inode| watch.tells_rules(*inode))
+}
+
 fn signals(kind: SignalKind) -> anyhow::Result<Signal> {
     signal(kind).context("cannot listen to signals")
 }
@@ -506,6 +630,11 @@ async fn until(end: Option<Instant>) {
 fn monotonic() -> Duration {
     let now = clock_gettime(ClockId::Monotonic);
     Duration::try_from(now).unwrap_or_default()
+}
+
+/// The same, in nanoseconds.
+fn now() -> u64 {
+    nanoseconds(monotonic())
 }
 
 fn nanoseconds(duration: Duration) -> u64 {

@@ -1,0 +1,125 @@
+//! `cargo xtask bench`: what tracing costs, measured in the lab.
+//!
+//! The same load, small UDP datagrams from c1 to the world, is run untraced, with pathtrace
+//! attached and matching nothing, with pathtrace matching every packet, and with what else people
+//! use; in turns, so that a machine that slows down slows all of them.
+
+mod idle;
+mod mode;
+mod peer;
+mod programs;
+mod rates;
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use clap::Args;
+use lab::{Lab, pace::slowness, topology::WORLD, traffic};
+
+use self::{mode::MODES, rates::Rates};
+use crate::{
+    build, root, setup,
+    vm::{self, Job, Kernel, Outcome, PassOn, quote},
+};
+
+/// How often each is measured; in an emulated machine less often, since each takes long there.
+const ROUNDS: usize = 5;
+const ROUNDS_IN_GUEST: usize = 3;
+const ROUND: Duration = Duration::from_secs(2);
+const PORT: u16 = 7;
+
+/// What a guest has, and how long all may take in it.
+const CPUS: u32 = 2;
+const MEM: u32 = 2048;
+const PATIENCE: Duration = Duration::from_secs(30 * 60);
+
+/// Where to measure.
+#[derive(Args)]
+pub struct Bench {
+    /// On another kernel, in a virtual machine, and other tools in the same run: a series as 6.12;
+    /// again for more
+    #[arg(long = "kernel", value_name = "SERIES", value_delimiter = ',')]
+    kernels: Vec<vm::Series>,
+    /// Measure this binary here, without setting up and building: what a guest is told
+    #[arg(long, hide = true)]
+    binary: Option<PathBuf>,
+}
+
+/// Measures and prints.
+pub fn run(bench: &Bench) -> Result<()> {
+    if let Some(binary) = &bench.binary {
+        return measure(binary);
+    }
+    setup::run()?;
+    let binary = build::run()?;
+    if bench.kernels.is_empty() {
+        root::become_root()?;
+        return measure(&binary);
+    }
+    setup::tools_to_compare_with()?;
+    vm::prepare()?;
+    for kernel in vm::kernels(&bench.kernels, false)? {
+        println!("\n{}", kernel.release());
+        measure_in_guest(&kernel, &binary)?;
+    }
+    Ok(())
+}
+
+/// Has this program measure in a guest.
+fn measure_in_guest(kernel: &Kernel, binary: &Path) -> Result<()> {
+    let word = |path: &Path| quote(&path.to_string_lossy());
+    let myself = std::env::current_exe().context("this program's path is not known")?;
+    let binary = std::path::absolute(binary)?;
+    let script = format!(
+        "export PATHTRACE_TEST_SLOWNESS=3\nexec {} bench --binary {}",
+        word(&myself),
+        word(&binary)
+    );
+    let job = Job { script, timeout: PATIENCE, cpus: CPUS, mem: MEM, kvm: false };
+    match vm::attend(kernel, &job, &mut PassOn)? {
+        (Outcome::Exited(0), _) => Ok(()),
+        (outcome, _) => bail!("not measured on {}: {outcome:?}", kernel.release()),
+    }
+}
+
+fn measure(binary: &Path) -> Result<()> {
+    let lab = Lab::standard()?;
+    let rounds = if slowness() > 1 { ROUNDS_IN_GUEST } else { ROUNDS };
+    // What is not measured: the machine's own beginning.
+    load(&lab)?;
+
+    let modes: Vec<_> = MODES.iter().filter(|mode| mode.is_possible()).collect();
+    let mut all = Rates::new(modes.iter().map(|mode| mode.name));
+    for number in 1..=rounds {
+        for (index, mode) in modes.iter().enumerate() {
+            let attached = match mode.attach(&lab, binary) {
+                Ok(attached) => attached,
+                // What others need of a kernel is theirs to say; pathtrace must work.
+                Err(error) if mode.is_other() => {
+                    println!("round {number} of {rounds}: {:<34} {error:#}", mode.name);
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            let rate = load(&lab)?;
+            attached.end()?;
+            println!("round {number} of {rounds}: {:<34} {rate:>9.0} packets/s", mode.name);
+            all.add(index, rate);
+        }
+    }
+    println!("\n{all}");
+    idle::measure(&lab, binary, rounds)?;
+    for mode in modes.iter().filter(|mode| mode.is_pathtrace()) {
+        programs::measure(&lab, binary, mode)?;
+    }
+    Ok(())
+}
+
+/// One round's packets per second.
+fn load(lab: &Lab) -> Result<f64> {
+    let address = traffic::at(WORLD, PORT)?;
+    traffic::udp_rate(lab.netns("c1")?, lab.netns("world")?, address, ROUND)
+}

@@ -1,0 +1,221 @@
+//! The scenarios on other kernels: built once here, run in guests, which see the same files.
+
+use std::{
+    panic,
+    path::{Path, PathBuf},
+    process::Stdio,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use super::count::Count;
+use crate::{
+    build,
+    vm::{self, Job, Kernel, Outcome, Sink, Stream, quote},
+};
+
+/// How many times slower a guest is, for the purposes of the scenarios: of what they wait for, most
+/// is not the processor.
+const SLOWNESS: u32 = 3;
+
+/// How long all scenarios may take in one guest.
+const PATIENCE: Duration = Duration::from_secs(40 * 60);
+
+/// Processors and memory of a guest. With two, the traffic and pathtrace run at the same time, as
+/// on most machines.
+const CPUS: u32 = 2;
+const MEM: u32 = 3072;
+
+/// A scenario program: what cargo calls it, and where it is.
+pub struct Program {
+    name: String,
+    path: PathBuf,
+}
+
+/// Builds the scenarios.
+pub fn programs() -> Result<Vec<Program>> {
+    let mut cargo = build::cargo();
+    // Every target that is declared in `tests/Cargo.toml`, not the lab's own unit tests.
+    cargo.args(["test", "--package", "lab", "--test", "*", "--no-run"]);
+    let output = cargo.arg("--message-format=json-render-diagnostics").stderr(Stdio::inherit());
+    let output = output.output().context("cargo did not start")?;
+    ensure!(output.status.success(), "the scenarios were not built; the messages are above");
+    let programs = executables(&String::from_utf8_lossy(&output.stdout));
+    ensure!(!programs.is_empty(), "cargo names no scenarios");
+    Ok(programs)
+}
+
+/// The programs that cargo's messages name.
+fn executables(messages: &str) -> Vec<Program> {
+    let mut programs: Vec<Program> = messages
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .filter(|message| message["reason"] == "compiler-artifact")
+        .filter_map(|message| {
+            let name = message["target"]["name"].as_str()?.to_owned();
+            Some(Program { name, path: message["executable"].as_str()?.into() })
+        })
+        .collect();
+    programs.sort_by(|one, other| one.name.cmp(&other.name));
+    programs
+}
+
+/// Runs the scenarios whose name contains `name` under each of these kernels, all at the same time:
+/// most of what a guest does is to wait for its kernel, which changes code while it runs.
+pub fn run_all(
+    kernels: &[Kernel],
+    programs: &[Program],
+    name: Option<&str>,
+    binary: &Path,
+) -> Result<Vec<Count>> {
+    thread::scope(|scope| {
+        let guests: Vec<_> = kernels
+            .iter()
+            .map(|kernel| scope.spawn(move || run(kernel, programs, name, binary)))
+            .collect();
+        guests
+            .into_iter()
+            .map(|guest| guest.join().unwrap_or_else(|panic| panic::resume_unwind(panic)))
+            .collect()
+    })
+}
+
+/// Runs them under one.
+fn run(kernel: &Kernel, programs: &[Program], name: Option<&str>, binary: &Path) -> Result<Count> {
+    let start = Instant::now();
+    println!("scenarios on {} ({})", kernel.series(), kernel.release());
+    let binary = std::path::absolute(binary)?;
+    let script = script(programs, name, &binary);
+    let job = Job { script, timeout: PATIENCE, cpus: CPUS, mem: MEM, kvm: false };
+    let mut lines = Lines::of(kernel.series());
+    let (outcome, _) = vm::attend(kernel, &job, &mut lines)?;
+    let mut count = lines.end();
+    if count.failed() == 0 && outcome != Outcome::Exited(0) {
+        eprintln!("error: the scenarios were not all run on {}: {outcome:?}", kernel.release());
+        count.add_failure();
+    }
+    println!("{}: {count} in {} s", kernel.series(), start.elapsed().as_secs());
+    Ok(count)
+}
+
+/// Runs them one after another, then tells what was not tried.
+fn script(programs: &[Program], name: Option<&str>, binary: &Path) -> String {
+    let path = |path: &Path| quote(&path.to_string_lossy());
+    let filter = name.map(quote).unwrap_or_default();
+    // What a scenario needs and the kernel does not load by itself.
+    let mut script = format!(
+        "for module in br_netfilter tun; do modprobe -q $module; done
+export PATHTRACE={} PATHTRACE_TEST_SLOWNESS={SLOWNESS} PATHTRACE_TEST_NOTES=/run/notes
+export RUST_LIB_BACKTRACE=0
+status=0
+",
+        path(binary)
+    );
+    for program in programs {
+        // Two threads, so that each test has one of its own, with its name.
+        script.push_str(&format!(
+            "echo 'scenarios of {}'\n{} --test-threads 2 {filter} || status=1\n",
+            program.name,
+            path(&program.path)
+        ));
+    }
+    script.push_str("if [ -e /run/notes ]; then cat /run/notes; fi\nexit $status");
+    script
+}
+
+/// Passes on what the scenarios print, each line with its kernel, and counts.
+#[derive(Default)]
+struct Lines {
+    kernel: String,
+    count: Count,
+    /// Of stdout and stderr, the beginning of a line whose end has not come yet.
+    rest: [Vec<u8>; 2],
+}
+
+impl Lines {
+    fn of(kernel: &str) -> Self {
+        Self { kernel: kernel.to_owned(), ..Self::default() }
+    }
+
+    fn read(&mut self, stream: Stream, bytes: &[u8]) {
+        for byte in bytes {
+            match byte {
+                b'\n' => self.end_line(stream),
+                _ => self.rest[stream as usize].push(*byte),
+            }
+        }
+    }
+
+    fn end(mut self) -> Count {
+        self.end_line(Stream::Out);
+        self.end_line(Stream::Err);
+        self.count
+    }
+
+    fn end_line(&mut self, stream: Stream) {
+        let line = std::mem::take(&mut self.rest[stream as usize]);
+        let line = String::from_utf8_lossy(&line);
+        if line.is_empty() {
+            return;
+        }
+        println!("{:>5} | {line}", self.kernel);
+        if stream == Stream::Out {
+            self.count.add(&line);
+        }
+    }
+}
+
+impl Sink for Lines {
+    fn take(&mut self, stream: Stream, bytes: &[u8]) -> Result<()> {
+        self.read(stream, bytes);
+        Ok(())
+    }
+
+    fn begin_again(&mut self) {
+        *self = Self::of(&self.kernel);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_are_told_by_cargo() {
+        let messages = r#"
+            {"reason":"compiler-artifact","target":{"name":"serde"},"executable":null}
+            {"reason":"compiler-artifact","target":{"name":"path"},"executable":"/t/path-1"}
+            {"reason":"compiler-artifact","target":{"name":"drops"},"executable":"/t/drops-1"}
+            {"reason":"build-finished","success":true}"#;
+        let programs = executables(messages);
+        let names: Vec<&str> = programs.iter().map(|program| program.name.as_str()).collect();
+        assert_eq!(names, ["drops", "path"]);
+        let script = script(&programs, Some("it's"), Path::new("/t/pathtrace"));
+        assert!(
+            script.contains(r"'/t/drops-1' --test-threads 2 'it'\''s' || status=1"),
+            "{script}"
+        );
+    }
+
+    #[test]
+    fn lines_are_counted_that_come_in_pieces() {
+        let mut lines = Lines::default();
+        for piece in ["test result: ok. 4 pas", "sed; 1 failed; 0 ignored\nskipped: a", ": why\n"] {
+            lines.read(Stream::Out, piece.as_bytes());
+        }
+        assert_eq!(lines.end().to_string(), "3 passed, 1 failed, 1 skipped");
+    }
+
+    #[test]
+    fn a_guest_that_is_run_again_is_counted_once() {
+        let mut lines = Lines::default();
+        for _ in 0..2 {
+            lines.begin_again();
+            lines.read(Stream::Out, b"test result: ok. 4 passed; 0 failed\nhalf a li");
+        }
+        assert_eq!(lines.end().to_string(), "4 passed, 0 failed");
+    }
+}
