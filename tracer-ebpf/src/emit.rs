@@ -21,8 +21,8 @@ const LARGE: usize = 65_536;
 
 /// What a point has to say.
 pub struct Report {
-    /// Which point.
-    pub point: Point,
+    /// Which [`Point`], by its number.
+    pub point: u8,
     /// Bits of [`flags`] beyond those that the sighting gives.
     pub flags: u8,
     /// The point's detail.
@@ -33,7 +33,7 @@ impl Report {
     /// Of a point with nothing more to say.
     #[inline(always)]
     pub fn plain(point: Point) -> Self {
-        Self { point, flags: 0, detail: [0; 4] }
+        Self { point: point as u8, flags: 0, detail: [0; 4] }
     }
 }
 
@@ -121,7 +121,7 @@ fn send<S: Capture, const N: usize>(
         (*e).len = source.len();
         (*e).seq = seq;
         (*e).cpu = bpf_get_smp_processor_id() as u16;
-        (*e).point = report.point as u8;
+        (*e).point = report.point;
         (*e).flags = report.flags
             | if begin { flags::BEGIN } else { 0 }
             | if sighting.learned { flags::LEARNED } else { 0 };

@@ -58,7 +58,7 @@ pub fn leave(kept: &Kept, result: u64) {
             detail.mark = Probe::read(connection, offset!(nf_conn_mark));
         }
         let packet = Packet::on_its_device(Skb::<Probe>::new(at));
-        let report = Report { point: Point::Conntrack, flags: 0, detail: detail.to_wire() };
+        let report = Report { point: Point::Conntrack as u8, flags: 0, detail: detail.to_wire() };
         emit(&packet, &sighting, &report);
     }
     netfilter::decided(kept, result);

@@ -44,7 +44,7 @@ fn report_drop<A: Access>(ctx: &BtfTracePointContext, packet: &Packet<A>, sighti
     let hook: Hook = unsafe { (*sighting.followed).hook };
     tell_decision(packet, sighting, verdict::DROP);
     let detail = Drop { location, reason, hook }.to_wire();
-    emit(packet, sighting, &Report { point: Point::Drop, flags: 0, detail });
+    emit(packet, sighting, &Report { point: Point::Drop as u8, flags: 0, detail });
     forget(packet.skb.address());
 }
 
@@ -69,7 +69,7 @@ pub fn consume<A: Access>(ctx: &BtfTracePointContext) {
         detail.pid = (bpf_get_current_pid_tgid() >> 32) as u32;
     }
     let detail = detail.to_wire();
-    emit(&packet, &sighting, &Report { point: Point::Consume, flags: 0, detail });
+    emit(&packet, &sighting, &Report { point: Point::Consume as u8, flags: 0, detail });
     forget(packet.skb.address());
 }
 

@@ -123,7 +123,8 @@ impl<A: Access> Capture for Packet<A> {
 #[inline(always)]
 fn report_known<S: Capture>(source: &S, point: Point, detail: impl Detail) {
     if let Some(sighting) = known(source.address()) {
-        emit(source, &sighting, &Report { point, flags: 0, detail: detail.to_wire() });
+        let report = Report { point: point as u8, flags: 0, detail: detail.to_wire() };
+        emit(source, &sighting, &report);
     }
 }
 

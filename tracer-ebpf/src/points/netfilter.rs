@@ -26,7 +26,7 @@ use crate::{
     call::{Call, Kept},
     emit::{Capture, Report, emit},
     globals::{DECISIONS, state},
-    skb::{Access, Dev, Direct, Net, Pointer, Probe, Skb, offset},
+    skb::{Access, Dev, Direct, Net, Pointer, Probe, Skb, offset, read_into},
     track::{At, Sighting, clear_current, known, known_or_begun, reparse, set_leaving},
 };
 
@@ -51,45 +51,97 @@ pub struct NetfilterContext {
     skb: *const u8,
 }
 
-/// `struct nf_hook_state`.
+/// What is told of a `struct nf_hook_state`.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
 struct State {
-    hook: u8,
-    pf: u8,
     iif: u32,
     oif: u32,
     netns: u32,
+    /// The interface that the hook is about: where the packet came in, else where it goes out.
+    ifindex: u32,
+    hook: u8,
+    pf: u8,
+    /// The [`Point`]'s number.
+    point: u8,
+    /// One of [`on_way`].
+    on_way: u8,
+    /// Not 0: a life can begin here: where a task sends, and behind DNAT, which can turn a packet into
+    /// one to follow.
+    begins: u8,
+    pad: [u8; 3],
+}
+
+/// Where on its way a hook of IP has a packet.
+mod on_way {
+    /// It is no hook of IP.
+    pub const NOWHERE: u8 = 0;
+    /// PRE_ROUTING.
+    pub const COMING: u8 = 1;
+    /// FORWARD: behind the routing decision.
+    pub const THROUGH: u8 = 2;
+    /// LOCAL_IN: behind the routing decision.
+    pub const IN: u8 = 3;
+    /// LOCAL_OUT and POST_ROUTING: what comes next is the neighbour.
+    pub const OUT: u8 = 4;
 }
 
 impl State {
     #[inline(always)]
     fn read<A: Access>(at: *const u8) -> Self {
         let dev = |offset| Dev::<A>::new(A::read::<Pointer>(at, offset).0);
+        let (hook, pf): (u8, u8) = (A::read(at, offset!(nf_hook)), A::read(at, offset!(nf_pf)));
+        let (iif, oif) = (dev(offset!(nf_in)).ifindex(), dev(offset!(nf_out)).ifindex());
+        let comes_in = hook <= FORWARD && iif != 0;
+        let is_ip = matches!(pf, NFPROTO_IPV4 | NFPROTO_IPV6);
         Self {
-            hook: A::read(at, offset!(nf_hook)),
-            pf: A::read(at, offset!(nf_pf)),
-            iif: dev(offset!(nf_in)).ifindex(),
-            oif: dev(offset!(nf_out)).ifindex(),
+            iif,
+            oif,
             netns: Net::<A>::new(A::read::<Pointer>(at, offset!(nf_net)).0).inode(),
+            ifindex: if comes_in || oif == 0 { iif } else { oif },
+            hook,
+            pf,
+            point: point_of(pf, hook) as u8,
+            on_way: match hook {
+                _ if !is_ip => on_way::NOWHERE,
+                PRE_ROUTING => on_way::COMING,
+                FORWARD => on_way::THROUGH,
+                LOCAL_IN => on_way::IN,
+                _ => on_way::OUT,
+            },
+            begins: begins_at(pf, hook) as u8,
+            pad: [0; 3],
         }
     }
 
+    /// The state that a kernel function was called with.
     #[inline(always)]
-    fn point(&self) -> Point {
-        point_of(self.pf, self.hook)
+    fn probed(at: *const u8) -> Self {
+        let mut state = Self::default();
+        probe_state(at, &mut state);
+        state
     }
 
-    /// Whether it is a hook of IP.
     #[inline(always)]
     fn is_ip(&self) -> bool {
-        matches!(self.pf, NFPROTO_IPV4 | NFPROTO_IPV6)
+        self.on_way != on_way::NOWHERE
     }
+}
 
-    /// The interface that the hook is about: where the packet came in, else where it goes out.
-    #[inline(always)]
-    fn ifindex(&self) -> u32 {
-        let comes_in = self.hook <= FORWARD && self.iif != 0;
-        if comes_in || self.oif == 0 { self.iif } else { self.oif }
-    }
+/// Whether a life can begin in a hook.
+#[inline(always)]
+fn begins_at(pf: u8, hook: u8) -> bool {
+    matches!(pf, NFPROTO_IPV4 | NFPROTO_IPV6) && matches!(hook, LOCAL_OUT | LOCAL_IN | FORWARD)
+}
+
+/// A BPF subprogram, whose result reaches the caller by a copy that a helper makes: the verifier then
+/// knows nothing of it, and checks what follows once, not once for each hook, family and device.
+#[inline(never)]
+fn probe_state(at: *const u8, state: &mut State) {
+    let own = State::read::<Probe>(at);
+    // SAFETY: a `State` is integers without padding: as many bytes.
+    let into: &mut [u8; size_of::<State>()] = unsafe { &mut *(&raw mut *state).cast() };
+    read_into(core::hint::black_box((&raw const own) as u64), into);
 }
 
 /// The point of a hook.
@@ -129,7 +181,7 @@ fn packet_and_state(ctx: *mut c_void) -> (Packet<Direct>, State) {
     let (state, skb) = unsafe { ((*ctx).state, (*ctx).skb) };
     let state = State::read::<Direct>(state);
     let skb = Skb::new(skb);
-    (Packet { skb, ifindex: state.ifindex(), netns: state.netns, arriving: false }, state)
+    (Packet { skb, ifindex: state.ifindex, netns: state.netns, arriving: false }, state)
 }
 
 /// The first observer of a hook.
@@ -140,10 +192,10 @@ pub fn enter(ctx: *mut c_void) -> i32 {
         return NF_ACCEPT;
     }
     let (packet, state) = packet_and_state(ctx);
-    // A life can begin where a task sends, and behind DNAT, which can turn a packet into one to follow.
-    let sighting = match state.hook {
-        LOCAL_OUT | LOCAL_IN | FORWARD => known_or_begun(&packet, At::Fresh),
-        _ => known(packet.skb.address()),
+    let sighting = if state.begins != 0 {
+        known_or_begun(&packet, At::Fresh)
+    } else {
+        known(packet.skb.address())
     };
     if let Some(sighting) = sighting {
         entered(&packet, &sighting, &state);
@@ -162,15 +214,13 @@ fn entered<S: Capture>(packet: &S, sighting: &Sighting, state: &State) {
     followed.hook_since = unsafe { bpf_ktime_get_ns() };
     // Behind POST_ROUTING comes the neighbour, whose tracepoints name no skb; LOCAL_IN and FORWARD
     // are behind the routing decision.
-    if state.is_ip() {
-        match state.hook {
-            LOCAL_IN | FORWARD => clear_current(packet.address()),
-            PRE_ROUTING => {}
-            _ => set_leaving(packet.address()),
-        }
+    match state.on_way {
+        on_way::THROUGH | on_way::IN => clear_current(packet.address()),
+        on_way::OUT => set_leaving(packet.address()),
+        _ => {}
     }
     let detail = Netfilter { hook: followed.hook, iif: state.iif, oif: state.oif, spent: 0 };
-    emit(packet, sighting, &Report { point: state.point(), flags: 0, detail: detail.to_wire() });
+    emit(packet, sighting, &Report { point: state.point, flags: 0, detail: detail.to_wire() });
 }
 
 /// An observer between two base chains.
@@ -198,14 +248,14 @@ fn left<S: Capture>(packet: &S, sighting: &Sighting, state: &State) {
     // SAFETY: a live map value; only the CPU that handles the packet touches it.
     let followed = unsafe { &mut *sighting.followed };
     let in_hook = followed.hook;
-    let changed = state.is_ip() && state.hook != FORWARD && reparse(packet, followed);
-    let is_in = state.is_ip() && state.hook == LOCAL_IN;
+    let changed = state.is_ip() && state.on_way != on_way::THROUGH && reparse(packet, followed);
+    let is_in = state.on_way == on_way::IN;
     if changed || is_in {
         // SAFETY: no preconditions.
         let spent = unsafe { bpf_ktime_get_ns() } - followed.hook_since;
         let detail = Netfilter { hook: in_hook, iif: 0, oif: 0, spent: spent as u32 };
         let report =
-            Report { point: state.point(), flags: flags::HOOK_EXIT, detail: detail.to_wire() };
+            Report { point: state.point, flags: flags::HOOK_EXIT, detail: detail.to_wire() };
         emit(packet, sighting, &report);
     }
     followed.hook.in_hook = 0;
@@ -218,21 +268,20 @@ fn left<S: Capture>(packet: &S, sighting: &Sighting, state: &State) {
 /// `nf_hook_slow(skb, state, …)`: walks a hook in which something sits.
 #[inline(always)]
 pub fn enter_slow(call: impl Call) {
-    let state = call.argument(1) as *const u8;
-    let pf: u8 = Probe::read(state, offset!(nf_pf));
+    let at = call.argument(1) as *const u8;
+    let skb = Skb::<Probe>::new(call.argument(0) as *const u8);
+    let pf: u8 = Probe::read(at, offset!(nf_pf));
     if !is_walked(pf) {
         return;
     }
-    let hook: u8 = Probe::read(state, offset!(nf_hook));
-    let skb = Skb::<Probe>::new(call.argument(0) as *const u8);
-    let begins =
-        matches!(pf, NFPROTO_IPV4 | NFPROTO_IPV6) && matches!(hook, LOCAL_OUT | LOCAL_IN | FORWARD);
-    if !begins && known(skb.address()).is_none() {
+    // Most packets are none of ours.
+    if known(skb.address()).is_none() && !begins_at(pf, Probe::read(at, offset!(nf_hook))) {
         return;
     }
-    let state = State::read::<Probe>(state);
-    let packet = Packet { skb, ifindex: state.ifindex(), netns: state.netns, arriving: false };
-    let sighting = if begins { known_or_begun(&packet, At::Fresh) } else { known(skb.address()) };
+    let state = State::probed(at);
+    let packet = Packet { skb, ifindex: state.ifindex, netns: state.netns, arriving: false };
+    let sighting =
+        if state.begins != 0 { known_or_begun(&packet, At::Fresh) } else { known(skb.address()) };
     if let Some(sighting) = sighting {
         entered(&packet, &sighting, &state);
     }
@@ -263,9 +312,9 @@ pub fn leave_slow(kept: &Kept, result: u64) {
         return;
     }
     let Some(sighting) = kept.sighting() else { return };
-    let state = State::read::<Probe>(state);
+    let state = State::probed(state);
     let skb = Skb::<Probe>::new(kept.skb as *const u8);
-    let packet = Packet { skb, ifindex: state.ifindex(), netns: state.netns, arriving: false };
+    let packet = Packet { skb, ifindex: state.ifindex, netns: state.netns, arriving: false };
     // SAFETY: a live map value; only the CPU that handles the packet touches it.
     let hook = unsafe { (*sighting.followed).hook };
     // A hook within this one has been the last that was entered: nothing is known of this one.
@@ -286,8 +335,8 @@ pub fn deciding(skb: u64, state: *const u8, decision: Decision) {
         followed.hook.in_hook != 0 && (followed.hook.pf, followed.hook.hook) == (pf, hook);
     if !is_known {
         // A bridge does not walk its first hook by the function that is watched.
-        let state = State::read::<Probe>(state);
-        let (ifindex, netns) = (state.ifindex(), state.netns);
+        let state = State::probed(state);
+        let (ifindex, netns) = (state.ifindex, state.netns);
         let packet =
             Packet { skb: Skb::<Probe>::new(skb as *const u8), ifindex, netns, arriving: false };
         entered(&packet, &sighting, &state);
@@ -364,7 +413,7 @@ pub fn tell_decision<S: Capture>(packet: &S, sighting: &Sighting, verdict: u8) {
     let rule = if rule == nftables::UNKNOWN { 0 } else { rule };
     let detail = Verdict { table, chain, rule, hook, decider, verdict, watched, pad: 0 };
     let report = Report {
-        point: point_of(hook.pf, hook.hook),
+        point: point_of(hook.pf, hook.hook) as u8,
         flags: flags::VERDICT,
         detail: detail.to_wire(),
     };

@@ -51,5 +51,9 @@ pub fn read<A: Access>(ctx: &BtfTracePointContext) {
         pid: (bpf_get_current_pid_tgid() >> 32) as u32,
     };
     let packet = Packet { netns: skb.socket_netns(), ..packet };
-    emit(&packet, &sighting, &Report { point: Point::Socket, flags: 0, detail: detail.to_wire() });
+    emit(
+        &packet,
+        &sighting,
+        &Report { point: Point::Socket as u8, flags: 0, detail: detail.to_wire() },
+    );
 }
