@@ -8,6 +8,7 @@ use std::{
     path::{Path, PathBuf},
     process::{self, Child, Command, Stdio},
     sync::{
+        Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU32, Ordering},
         mpsc::{self, RecvTimeoutError, Sender},
     },
@@ -157,6 +158,13 @@ impl Drop for Work {
     }
 }
 
+/// Held while a process is started: the sockets that are for one guest must not get into what is
+/// started for another at the same time, or they would not close with their guest.
+fn one_at_a_time() -> MutexGuard<'static, ()> {
+    static STARTING: Mutex<()> = Mutex::new(());
+    STARTING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// A process that ends with its owner.
 struct Running(Child);
 
@@ -178,7 +186,7 @@ pub fn run(kernel: &Kernel, job: &Job, sink: &mut dyn Sink) -> Result<Ended> {
 
     let mut command = qemu(kernel, job, &work)?;
     let (sender, said) = mpsc::channel();
-    let mut guests_ends = Vec::new();
+    let (starting, mut guests_ends) = (one_at_a_time(), Vec::new());
     for port in [Port::Out, Port::Err, Port::Control] {
         let (ours, guests) = UnixStream::pair().context("no pair of sockets")?;
         fcntl_setfd(&guests, FdFlags::empty()).context("a socket is not handed on")?;
@@ -195,7 +203,7 @@ pub fn run(kernel: &Kernel, job: &Job, sink: &mut dyn Sink) -> Result<Ended> {
     drop(sender);
     let start = Instant::now();
     let emulator = command.spawn().map(Running).context("qemu-system-x86_64 did not start")?;
-    drop(guests_ends);
+    drop((guests_ends, starting));
 
     let mut control = String::new();
     let timed_out = loop {
@@ -284,6 +292,7 @@ fn share_root(work: &Work) -> Result<Running> {
     )?;
     let (socket, root, log) = (work.file("fs.sock"), work.file("root"), work.file("fs.log"));
     fs::create_dir(&root)?;
+    let starting = one_at_a_time();
     // The mounts are this daemon's alone.
     let script = r#"mount --make-rprivate / && mount --bind / "$2" && mount -o remount,bind,ro "$2" &&
         exec "$0" --socket-path="$1" -o source="$2" -o sandbox=chroot -o cache=always -o log_level=err"#;
@@ -293,6 +302,7 @@ fn share_root(work: &Work) -> Result<Running> {
         .stdout(Stdio::null())
         .stderr(fs::File::create(&log)?)
         .spawn();
+    drop(starting);
     let mut running = child.map(Running).context("setpriv did not start; install util-linux")?;
     let start = Instant::now();
     while !socket.exists() {
