@@ -38,7 +38,7 @@ macro_rules! tracepoints {
 
         #[expect(non_snake_case, reason = "the user side finds it by both parts")]
         #[unsafe(no_mangle)]
-        #[unsafe(link_section = "classifier")]
+        #[unsafe(link_section = concat!("classifier/", stringify!($name), "__raw"))]
         fn [<$name __raw>](ctx: *mut c_void) -> i32 {
             $report::<Probe>(&BtfTracePointContext::new(ctx));
             0
@@ -70,12 +70,13 @@ fn tc_egress(ctx: TcContext) -> i32 {
     tc::egress(&ctx)
 }
 
-/// Netfilter programs. aya knows no such section: they stand in one that it parses, and
+/// Netfilter programs. aya knows no such section: they stand in sections that it parses, each in its
+/// own (aya copies the line numbers of a whole section for each program in it), and
 /// `tracer/src/probe` loads them itself.
 macro_rules! netfilter_programs {
     ($($name:ident => |$ctx:ident| $report:expr;)*) => { $(
         #[unsafe(no_mangle)]
-        #[unsafe(link_section = "classifier")]
+        #[unsafe(link_section = concat!("classifier/", stringify!($name)))]
         fn $name($ctx: *mut c_void) -> i32 {
             $report
         }
@@ -110,7 +111,7 @@ macro_rules! functions {
     (@enter $name:ident $enter:expr) => { pastey::paste! {
         #[expect(non_snake_case, reason = "the user side finds it by both parts")]
         #[unsafe(no_mangle)]
-        #[unsafe(link_section = "classifier")]
+        #[unsafe(link_section = concat!("classifier/", stringify!($name), "__fentry"))]
         fn [<$name __fentry>](ctx: *mut c_void) -> i32 {
             $enter(Traced(ctx));
             0
@@ -119,7 +120,7 @@ macro_rules! functions {
     (@leave $name:ident $keep:expr, $leave:expr) => { pastey::paste! {
         #[expect(non_snake_case, reason = "the user side finds it by both parts")]
         #[unsafe(no_mangle)]
-        #[unsafe(link_section = "classifier")]
+        #[unsafe(link_section = concat!("classifier/", stringify!($name), "__fexit"))]
         fn [<$name __fexit>](ctx: *mut c_void) -> i32 {
             let call = Traced(ctx);
             if let Some(kept) = $keep(call) {
@@ -130,7 +131,7 @@ macro_rules! functions {
 
         #[expect(non_snake_case, reason = "the user side finds it by both parts")]
         #[unsafe(no_mangle)]
-        #[unsafe(link_section = "classifier")]
+        #[unsafe(link_section = concat!("classifier/", stringify!($name), "__kretprobe"))]
         fn [<$name __kretprobe>](ctx: *mut c_void) -> i32 {
             let returned = Returned(ctx);
             if let Some(kept) = returned.kept() {
@@ -142,7 +143,7 @@ macro_rules! functions {
     (@probe $name:ident [$($enter:expr)?] [$($keep:expr)?]) => { pastey::paste! {
         #[expect(non_snake_case, reason = "the user side finds it by both parts")]
         #[unsafe(no_mangle)]
-        #[unsafe(link_section = "classifier")]
+        #[unsafe(link_section = concat!("classifier/", stringify!($name), "__kprobe"))]
         fn [<$name __kprobe>](ctx: *mut c_void) -> i32 {
             let call = Probed(ctx);
             $($enter(call);)?

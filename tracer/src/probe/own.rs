@@ -3,7 +3,7 @@
 //! object that aya loaded, bound to the maps that aya made, and go to the kernel by
 //! [`sys`](super::sys).
 //!
-//! In the object they stand in a section that aya parses and never loads (`classifier`); their names
+//! In the object they stand in sections that aya parses and never loads (`classifier/NAME`); their names
 //! tell what they are: `nf_*` for hooks, and a point's or function's name with one of [`FORMS`].
 
 use std::{
