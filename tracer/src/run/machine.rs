@@ -257,22 +257,21 @@ impl Evidence for Machine {
         journey: &Journey,
     ) -> Option<(InHook, Decided)> {
         let told = self.traced.borrow_mut().take(netns, journey)?;
-        let chains = self.chains(netns)?;
-        let base = chains.base.iter().find(|chain| {
-            (chain.family, &chain.table, &chain.name) == (told.family, &told.table, &told.base)
-        })?;
+        let time = journey.start.saturating_add(journey.duration);
+        let names = (told.table.as_str(), told.base.as_str());
+        let (table, chain, hook) = self.rules.base(netns, time, told.family, names)?;
         let family = match (told.family, journey.headers.family) {
             (chains::Family::Bridge, _) => HookFamily::Bridge,
+            (chains::Family::Netdev, _) => HookFamily::Netdev,
             (_, Family::Ipv6) => HookFamily::Ipv6,
             _ => HookFamily::Ipv4,
         };
-        let at = died_in.unwrap_or(InHook { hook: base.hook?, family, passed: 0 });
-        if base.hook != Some(at.hook) {
+        let at = died_in.unwrap_or(InHook { hook, family, passed: 0 });
+        if hook != at.hook {
             return None;
         }
         let rule = told.rule.map_or(RuleOrPolicy::Policy, |rule| RuleOrPolicy::Rule(rule.handle));
-        let table = self.rules.table(netns, told.family, &told.table)?;
-        let by = Decider::Nftables { table, chain: base.handle, rule };
+        let by = Decider::Nftables { table, chain, rule };
         Some((at, Decided { by, verdict: Verdict::Drop }))
     }
 

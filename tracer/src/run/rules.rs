@@ -16,7 +16,7 @@ use std::{
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use crate::{
-    event::{Decider, HookFamily, InHook, Place, RuleOrPolicy},
+    event::{Decider, Hook, HookFamily, InHook, Place, RuleOrPolicy},
     explain::{BaseChain, Decision},
     host::{
         self,
@@ -149,11 +149,23 @@ impl Rules {
         self.known.entry(netns).or_default().ebtables.insert(table.to_owned());
     }
 
-    /// Handle of a table of nftables, by its name.
-    pub fn table(&self, netns: u32, family: Family, name: &str) -> Option<u64> {
-        let readings = self.known.get(&netns)?.readings.iter().rev();
-        let mut tables = readings.flat_map(|reading| reading.rules.tables.values());
-        tables.find(|t| t.family == family && t.name == name).map(|table| table.handle)
+    /// Handles of a table of nftables and of a base chain in it, by their names, and the chain's hook:
+    /// as at this time, for a table that is loaded again gets other handles.
+    pub fn base(
+        &self,
+        netns: u32,
+        time: u64,
+        family: Family,
+        (table, chain): (&str, &str),
+    ) -> Option<(u64, u64, Hook)> {
+        let mut readings = self.known.get(&netns)?.readings.iter().rev();
+        let of = |reading: &Reading| {
+            let table = reading.rules.table(family.name(), table)?;
+            let chain = table.chain(chain)?;
+            Some((table.handle, chain.handle, chain.base.as_ref()?.hook?))
+        };
+        let mut possible = readings.clone().filter(|reading| reading.may_be_of(time));
+        possible.find_map(of).or_else(|| readings.find_map(of))
     }
 
     /// Whether rules are being read.
@@ -642,10 +654,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::{
-        event::Hook,
-        host::ruleset::{End, Test},
-    };
+    use crate::host::ruleset::{End, Test};
 
     const S: u64 = 1_000_000_000;
 
@@ -734,6 +743,23 @@ mod tests {
         rules.changed(1, 2 * S, 2 * S);
         read(&mut rules, 3 * S, Ruleset::default());
         assert_eq!(text_at(&rules, S + S / 2).as_deref(), Some("gone"));
+    }
+
+    #[test]
+    fn a_table_that_is_loaded_again_had_other_handles_before() {
+        let mut rules = Rules::new(Tools::default());
+        read(&mut rules, 10 * S, nftables("x"));
+        rules.changed(1, 20 * S, 20 * S);
+        let again = table(Family::Inet, "t", 8, Vec::new());
+        read(
+            &mut rules,
+            21 * S,
+            Ruleset { tables: BTreeMap::from([(8, again)]), ..Ruleset::default() },
+        );
+        let base = |time, name| rules.base(1, time, Family::Inet, ("t", name));
+        assert_eq!(base(15 * S, "FORWARD"), Some((7, 1, Hook::Forward)));
+        assert_eq!(base(25 * S, "FORWARD"), Some((8, 1, Hook::Forward)));
+        assert_eq!(base(25 * S, "other"), None);
     }
 
     #[test]
