@@ -63,18 +63,18 @@ fn executables(messages: &str) -> Vec<Program> {
     programs
 }
 
-/// Runs the scenarios whose name contains `name` under each of these kernels, all at the same time:
+/// Runs the scenarios whose name contains one of `names` under each of these kernels, all at the same time:
 /// most of what a guest does is to wait for its kernel, which changes code while it runs.
 pub fn run_all(
     kernels: &[Kernel],
     programs: &[Program],
-    name: Option<&str>,
+    names: &[String],
     binary: &Path,
 ) -> Result<Vec<Count>> {
     thread::scope(|scope| {
         let guests: Vec<_> = kernels
             .iter()
-            .map(|kernel| scope.spawn(move || run(kernel, programs, name, binary)))
+            .map(|kernel| scope.spawn(move || run(kernel, programs, names, binary)))
             .collect();
         guests
             .into_iter()
@@ -84,11 +84,11 @@ pub fn run_all(
 }
 
 /// Runs them under one.
-fn run(kernel: &Kernel, programs: &[Program], name: Option<&str>, binary: &Path) -> Result<Count> {
+fn run(kernel: &Kernel, programs: &[Program], names: &[String], binary: &Path) -> Result<Count> {
     let start = Instant::now();
     println!("scenarios on {} ({})", kernel.series(), kernel.release());
     let binary = std::path::absolute(binary)?;
-    let script = script(programs, name, &binary);
+    let script = script(programs, names, &binary);
     let job = Job { script, timeout: PATIENCE, cpus: CPUS, mem: MEM, kvm: false };
     let mut lines = Lines::of(kernel.series());
     let (outcome, _) = vm::attend(kernel, &job, &mut lines)?;
@@ -102,14 +102,14 @@ fn run(kernel: &Kernel, programs: &[Program], name: Option<&str>, binary: &Path)
 }
 
 /// Runs them one after another, then tells what was not tried.
-fn script(programs: &[Program], name: Option<&str>, binary: &Path) -> String {
+fn script(programs: &[Program], names: &[String], binary: &Path) -> String {
     let path = |path: &Path| quote(&path.to_string_lossy());
-    let filter = name.map(quote).unwrap_or_default();
+    let filter = names.iter().map(|name| quote(name)).collect::<Vec<_>>().join(" ");
     // What a scenario needs and the kernel does not load by itself.
     let mut script = format!(
         "for module in br_netfilter tun; do modprobe -q $module; done
 export PATHTRACE={} PATHTRACE_TEST_SLOWNESS={SLOWNESS} PATHTRACE_TEST_NOTES=/run/notes
-export RUST_LIB_BACKTRACE=0
+export RUST_LIB_BACKTRACE=0 PATHTRACE_OWN_MACHINE=1
 status=0
 ",
         path(binary)
@@ -193,7 +193,7 @@ mod tests {
         let programs = executables(messages);
         let names: Vec<&str> = programs.iter().map(|program| program.name.as_str()).collect();
         assert_eq!(names, ["drops", "path"]);
-        let script = script(&programs, Some("it's"), Path::new("/t/pathtrace"));
+        let script = script(&programs, &["it's".to_owned()], Path::new("/t/pathtrace"));
         assert!(
             script.contains(r"'/t/drops-1' --test-threads 2 'it'\''s' || status=1"),
             "{script}"

@@ -19,8 +19,8 @@ use crate::{build, root, setup, vm};
 /// Which tests, and where.
 #[derive(Args)]
 pub struct Test {
-    /// Only tests whose name contains this
-    name: Option<String>,
+    /// Only tests whose name contains one of these
+    names: Vec<String>,
     /// Then the scenarios on other kernels, in virtual machines: series as 5.10,6.1, or all of the
     /// matrix without any
     #[arg(long, value_name = "SERIES", value_delimiter = ',', num_args = 0..=1)]
@@ -34,7 +34,7 @@ pub struct Test {
 pub fn run(test: &Test) -> Result<ExitCode> {
     setup::run()?;
     let binary = build::run()?;
-    let name = test.name.as_deref();
+    let names = &test.names;
     let mut all = Count::default();
     let mut told = Vec::new();
     let kernels = match &test.kernels {
@@ -45,13 +45,13 @@ pub fn run(test: &Test) -> Result<ExitCode> {
         }
     };
     if !test.only_kernels {
-        let count = here(name, &binary)?;
+        let count = here(names, &binary)?;
         all.add_all(&count, "here");
         told.push((format!("this kernel, {}", lab::capability::release()?), count));
     }
     if !kernels.is_empty() {
         let programs = guests::programs()?;
-        let counts = guests::run_all(&kernels, &programs, name, &binary)?;
+        let counts = guests::run_all(&kernels, &programs, names, &binary)?;
         for (kernel, count) in kernels.iter().zip(counts) {
             all.add_all(&count, kernel.series());
             told.push((format!("{}, {}", kernel.series(), kernel.release()), count));
@@ -71,10 +71,10 @@ pub fn run(test: &Test) -> Result<ExitCode> {
 }
 
 /// Every test of the workspace, on the running kernel.
-fn here(name: Option<&str>, binary: &Path) -> Result<Count> {
+fn here(names: &[String], binary: &Path) -> Result<Count> {
     let notes = Notes::new();
     let mut cargo = build::cargo();
-    cargo.args(["test", "--workspace", "--no-fail-fast"]).args(name);
+    cargo.args(["test", "--workspace", "--no-fail-fast", "--"]).args(names);
     cargo.env("PATHTRACE", binary).env("PATHTRACE_TEST_NOTES", &notes.0);
     if !root::is_root() {
         cargo.env(runner_variable()?, "sudo --preserve-env");
