@@ -63,9 +63,25 @@ fn executables(messages: &str) -> Vec<Program> {
     programs
 }
 
-/// Runs the scenarios whose name contains one of `names` under each of these kernels, all at the same time:
-/// most of what a guest does is to wait for its kernel, which changes code while it runs.
+/// Runs the scenarios whose name contains one of `names` under each of these kernels, as many at a
+/// time as there are processors for.
 pub fn run_all(
+    kernels: &[Kernel],
+    programs: &[Program],
+    names: &[String],
+    binary: &Path,
+) -> Result<Vec<Count>> {
+    let processors = thread::available_parallelism().map_or(1, usize::from);
+    let at_a_time = (processors / CPUS as usize).max(1);
+    let mut counts = Vec::new();
+    for some in kernels.chunks(at_a_time) {
+        counts.extend(run_some(some, programs, names, binary)?);
+    }
+    Ok(counts)
+}
+
+/// Runs them under each of these at the same time.
+fn run_some(
     kernels: &[Kernel],
     programs: &[Program],
     names: &[String],
