@@ -5,7 +5,7 @@
 //! belong to one call exactly when they share its place on the stack, which no other call has
 //! meanwhile, on whichever CPU, in a task or in a softirq that interrupted it.
 
-use core::ffi::c_void;
+use core::{ffi::c_void, hint::black_box};
 
 use aya_ebpf::{bindings::pt_regs, helpers::generated::bpf_get_func_ret, programs::ProbeContext};
 
@@ -16,14 +16,17 @@ pub trait Call: Copy {
     /// Argument `n`, from 0; `n` must be a constant once inlined.
     fn argument(self, n: usize) -> u64;
 
-    /// The argument whose number only the running kernel tells. Each number is a branch, of which
-    /// the verifier leaves one.
+    /// The argument, of at least three, whose number only the running kernel tells. All are read first:
+    /// the compiler would make one read at a computed place of it, which the verifier refuses.
     #[inline(always)]
     fn argument_at(self, n: u32) -> u64 {
+        let first = black_box(self.argument(0));
+        let second = black_box(self.argument(1));
+        let third = black_box(self.argument(2));
         match n {
-            0 => self.argument(0),
-            1 => self.argument(1),
-            2 => self.argument(2),
+            0 => first,
+            1 => second,
+            2 => third,
             _ => 0,
         }
     }
