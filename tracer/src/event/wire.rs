@@ -129,32 +129,7 @@ fn what(e: &raw::Event) -> Result<What, WireError> {
         | Point::NfOutput
         | Point::NfPostrouting
         | Point::NfIngress
-        | Point::NfEgress
-            if e.flags & flags::VERDICT != 0 =>
-        {
-            let d = raw::detail::Verdict::from_wire(&e.detail);
-            let unknown = WireError::UnknownVerdict { decider: d.decider, verdict: d.verdict };
-            What::Verdict {
-                hook: in_hook(d.hook)?,
-                by: decided_by(&d).ok_or(unknown)?,
-                verdict: verdict_of(d.verdict).ok_or(unknown)?,
-            }
-        }
-        Point::NfPrerouting
-        | Point::NfInput
-        | Point::NfForward
-        | Point::NfOutput
-        | Point::NfPostrouting
-        | Point::NfIngress
-        | Point::NfEgress => {
-            let d = raw::detail::Netfilter::from_wire(&e.detail);
-            let hook = in_hook(d.hook)?;
-            if e.flags & flags::HOOK_EXIT != 0 {
-                What::HookExit { hook, spent: d.spent }
-            } else {
-                What::HookEnter { hook, iif: d.iif, oif: d.oif }
-            }
-        }
+        | Point::NfEgress => hook_event(e)?,
         Point::Route => {
             let d = raw::detail::Route::from_wire(&e.detail);
             What::Route {
@@ -198,6 +173,26 @@ fn what(e: &raw::Event) -> Result<What, WireError> {
         Point::Clone | Point::Copy | Point::Segment | Point::Fragment => {
             return Err(WireError::UnknownPoint(e.point));
         }
+    })
+}
+
+/// What happened in a hook: entered, left, or a verdict.
+fn hook_event(e: &raw::Event) -> Result<What, WireError> {
+    if e.flags & flags::VERDICT != 0 {
+        let d = raw::detail::Verdict::from_wire(&e.detail);
+        let unknown = WireError::UnknownVerdict { decider: d.decider, verdict: d.verdict };
+        return Ok(What::Verdict {
+            hook: in_hook(d.hook)?,
+            by: decided_by(&d).ok_or(unknown)?,
+            verdict: verdict_of(d.verdict).ok_or(unknown)?,
+        });
+    }
+    let d = raw::detail::Netfilter::from_wire(&e.detail);
+    let hook = in_hook(d.hook)?;
+    Ok(if e.flags & flags::HOOK_EXIT != 0 {
+        What::HookExit { hook, spent: d.spent }
+    } else {
+        What::HookEnter { hook, iif: d.iif, oif: d.oif }
     })
 }
 
