@@ -341,7 +341,7 @@ pub(super) fn is_absent(error: &io::Error) -> bool {
 }
 
 /// `enum nft_chain_attributes`.
-mod chain {
+pub(super) mod chain {
     pub const TABLE: u16 = 1;
     pub const HANDLE: u16 = 2;
     pub const NAME: u16 = 3;

@@ -8,7 +8,7 @@ use std::{
 
 use super::{Base, Chain, End, Rule, Table};
 use crate::host::{
-    chains::{Family, Policy, is_absent, nftables_message},
+    chains::{Family, Policy, chain, is_absent, nftables_message},
     netlink::{Connection, Message, attributes, be32_of, be64_of, string_of},
 };
 
@@ -19,16 +19,6 @@ mod table {
     pub const HANDLE: u16 = 4;
     /// `NFT_TABLE_F_DORMANT`: its chains sit in no hook.
     pub const DORMANT: u32 = 1;
-}
-
-/// `enum nft_chain_attributes`.
-mod chain {
-    pub const TABLE: u16 = 1;
-    pub const HANDLE: u16 = 2;
-    pub const NAME: u16 = 3;
-    pub const HOOK: u16 = 4;
-    pub const POLICY: u16 = 5;
-    pub const TYPE: u16 = 7;
 }
 
 /// `enum nft_hook_attributes`, and `enum nft_devices_attributes` within.
