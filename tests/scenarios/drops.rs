@@ -23,10 +23,9 @@ fn probe(lab: &Lab, address: &str) -> Result<Records> {
     Trace::during(lab, &["--ip", C1], || traffic::udp_send(lab.netns("c1")?, at(address, PORT)?, 2))
 }
 
-/// Asserts which base chain is told to have decided, on a kernel that shows a hook's chains one by
-/// one.
+/// Asserts which base chain is told to have decided, on a kernel that tells a hook's chains apart.
 fn assert_chain(lab: &Lab, journey: &Journey, hook: &str, chain: &str) -> Result<()> {
-    if !lab.has(Capability::HooksByLink)? {
+    if !lab.has(Capability::ChainByChain)? {
         notes::left_out("the chain behind a drop");
         return Ok(());
     }
@@ -201,7 +200,7 @@ fn link_down() -> Result<()> {
 #[test]
 fn a_second_trace_does_not_blame_another_chain() -> Result<()> {
     let lab = Lab::standard()?;
-    if lab.lacks(&[Capability::HooksByLink])? {
+    if lab.lacks(&[Capability::ChainByChain])? {
         return Ok(());
     }
     lab.netns("host")?.nft(

@@ -5,7 +5,7 @@ use std::{net::Ipv4Addr, thread, time::Duration};
 
 use anyhow::Result;
 use lab::{
-    Capability, Lab, Trace,
+    Capability, Journey, Lab, Records, Trace,
     frames::{self, Tap},
     pace::{patience, slowness},
     topology::{C1, C2, WORLD},
@@ -102,5 +102,46 @@ fn segments_that_the_host_cuts_do_not_take_over_delivered_packets() -> Result<()
         assert!(reply.outcome() == "delivered" || dropped_by_tcp, "{reply}");
         reply.assert_avoids("host:eth-up dev_xmit");
     }
+    if lab.has(Capability::Point("segment"))? {
+        assert_pieces(&records, "tcp", "segment");
+    }
     Ok(())
+}
+
+#[test]
+fn fragments_are_told_as_pieces_of_their_packet() -> Result<()> {
+    let lab = Lab::standard()?;
+    if lab.lacks(&[Capability::Point("fragment")])? {
+        return Ok(());
+    }
+    let (c1, host) = (lab.netns("c1")?, lab.netns("host")?);
+    host.ip("link set eth-up mtu 1000")?;
+
+    let records = Trace::during(&lab, &["--ip", C1, "--proto", "icmp"], || {
+        let options = ["-c", "1", "-M", "dont", "-s", "1400"];
+        assert_eq!(traffic::ping_with(c1, WORLD, &options)?, 1);
+        Ok(())
+    })?;
+
+    let pieces = assert_pieces(&records, "icmp", "fragment");
+    assert_eq!(pieces, 2, "{records}");
+    assert!(records.select(|journey| journey.outcome() == "dropped").is_empty(), "{records}");
+    Ok(())
+}
+
+/// Asserts that there are packets that were cut from one that the trace tells of, and that they were
+/// sent by the uplink in its stead; their number.
+fn assert_pieces(records: &Records, proto: &str, point: &str) -> usize {
+    let id = |journey: &Journey| journey.record["packet"]["id"].clone();
+    let pieces = records.select(|journey| !journey.record["packet"]["parent"].is_null());
+    let pieces: Vec<_> =
+        pieces.into_iter().filter(|piece| piece.hops()[0].ends_with(point)).collect();
+    assert!(!pieces.is_empty(), "{records}");
+    for piece in &pieces {
+        let parent = records.select(|other| id(other) == piece.record["packet"]["parent"]);
+        assert_eq!(parent.len(), 1, "the packet that this one was cut from: {piece}");
+        assert_eq!(parent[0].proto(), proto, "{}", parent[0]);
+        piece.assert_passes(&["host:eth-up dev_xmit"]);
+    }
+    pieces.len()
 }

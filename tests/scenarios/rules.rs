@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::Result;
 use lab::{
-    Journey, Lab, Netns, Records, Trace, frames,
+    Journey, Lab, Netns, Records, Trace, frames, notes,
     topology::{self, C1, C1_V6, C2, HOST, HOST_MAC, WORLD, WORLD_V6},
     trace::{self, Output},
     traffic::{self, at},
@@ -55,7 +55,7 @@ fn connect(lab: &Lab, address: &str) -> Result<Records> {
 fn have(program: &str) -> bool {
     let there = Command::new(program).arg("--version").output().is_ok();
     if !there {
-        println!("skipped: {program} is not installed");
+        notes::skipped(&format!("{program} is not installed"));
     }
     there
 }
@@ -424,6 +424,53 @@ fn a_rule_of_the_bridge_family() -> Result<()> {
 }
 
 #[test]
+fn a_rule_of_ebtables_legacy() -> Result<()> {
+    if !have("ebtables-legacy") {
+        return Ok(());
+    }
+    let lab = Lab::standard()?;
+    let host = lab.netns("host")?;
+    if host.run("ebtables-legacy", &["-L"]).is_err() {
+        notes::skipped("this kernel has no tables of ebtables");
+        return Ok(());
+    }
+    topology::bridged_through_ip_hooks(host, false)?;
+    for port in ["53", "9999"] {
+        let rule = ["-A", "FORWARD", "-p", "ip", "--ip-proto", "udp", "--ip-dport", port];
+        host.run("ebtables-legacy", &[&rule[..], &["-j", "DROP"]].concat())?;
+    }
+    let records = probe(&lab, C2)?;
+    let journey = records.assert_dropped(is_probe, "host *", "NETFILTER_DROP");
+    let rule = journey.rule();
+    assert_eq!(
+        (&rule["backend"], &rule["family"], &rule["table"], &rule["hook"]),
+        (&json!("ebtables-legacy"), &json!("bridge"), &json!("filter"), &json!("forward")),
+        "{}",
+        journey.record["outcome"]
+    );
+    assert_eq!((&rule["chain"], &rule["number"]), (&json!("FORWARD"), &json!(2)), "{rule}");
+    let text = rule["text"].as_str().unwrap_or_default();
+    assert!(text.contains("9999") && text.contains("DROP"), "{text}");
+    Ok(())
+}
+
+#[test]
+fn a_queue_that_no_program_reads() -> Result<()> {
+    let lab = Lab::standard()?;
+    let host = lab.netns("host")?;
+    if host.nft("add rule inet lab fwd.lxdbr0 udp dport 9999 queue num 7").is_err() {
+        notes::skipped("this kernel has no queues of netfilter");
+        return Ok(());
+    }
+    let handle = host.nft_handle("inet lab", "fwd.lxdbr0", "9999")?;
+    let records = probe(&lab, WORLD)?;
+    let journey = records.assert_dropped(is_probe, "host nf_forward", "");
+    records.assert_rule(journey, &json!({ "chain": "fwd.lxdbr0", "handle": handle }));
+    assert!(journey.why().contains("handed it to a program by queue 7"), "{}", journey.why());
+    Ok(())
+}
+
+#[test]
 fn a_chain_at_the_ingress_of_a_device() -> Result<()> {
     let lab = Lab::standard()?;
     let host = lab.netns("host")?;
@@ -468,7 +515,7 @@ fn a_packet_that_fits_no_connection() -> Result<()> {
 fn a_full_table_of_connections() -> Result<()> {
     let own = std::env::var_os("PATHTRACE_OWN_MACHINE").is_some();
     if !own {
-        println!("skipped: net.netfilter.nf_conntrack_max is the machine's");
+        notes::skipped("net.netfilter.nf_conntrack_max is the machine's, and others are on it");
         return Ok(());
     }
     let lab = Lab::standard()?;

@@ -10,6 +10,9 @@ use crate::{Lab, command, notes, topology, trace};
 /// The mechanism that sees each base chain by itself, and hooks without any.
 const BY_LINK: &str = "netfilter_link";
 
+/// The point at which the IP stack delivers, in any namespace.
+pub(crate) const DELIVERY: &str = "ip_local_deliver";
+
 /// The mechanism of tc that leaves nothing behind.
 const TCX: &str = "tcx";
 
@@ -18,8 +21,10 @@ const TCX: &str = "tcx";
 pub enum Capability {
     /// A point, which pathtrace offers on this kernel.
     Point(&'static str),
-    /// Hooks that are seen chain by chain, and in namespaces where nothing is hooked too.
+    /// Hooks that are seen in namespaces where nothing is hooked too.
     HooksByLink,
+    /// That of several base chains at one hook the one that decided is told.
+    ChainByChain,
     /// That a packet is seen to be delivered where no process reads it yet, in any namespace.
     Delivery,
     /// tc programs that go with their process, by links.
@@ -35,6 +40,7 @@ impl fmt::Display for Capability {
         match self {
             Capability::Point(point) => write!(f, "the point {point} on this kernel"),
             Capability::HooksByLink => f.write_str("netfilter links in this kernel"),
+            Capability::ChainByChain => f.write_str("chains told apart on this kernel"),
             Capability::Delivery => f.write_str("deliveries shown on this kernel"),
             Capability::TcByLink => f.write_str("tcx links in this kernel"),
             Capability::Reason(reason) => write!(f, "the drop reason {reason} in this kernel"),
@@ -69,14 +75,19 @@ impl Lab {
     /// Whether the running kernel has this.
     pub fn has(&self, capability: Capability) -> Result<bool> {
         match capability {
-            Capability::Point(point) => Ok(mechanisms()?.contains_key(point)),
+            Capability::Point(point) => offers(point),
             Capability::HooksByLink => is_by("nf_forward", BY_LINK),
-            Capability::Delivery => is_by("nf_input", BY_LINK),
+            Capability::ChainByChain => Ok(is_by("nf_forward", BY_LINK)? || offers("nft_chain")?),
+            Capability::Delivery => Ok(is_by("nf_input", BY_LINK)? || offers(DELIVERY)?),
             Capability::TcByLink => is_by("tc_ingress", TCX),
             Capability::Reason(reason) => Ok(has_reason(reason)),
             Capability::BridgeNetfilter => topology::has_bridge_netfilter(self.netns("host")?),
         }
     }
+}
+
+fn offers(point: &str) -> Result<bool> {
+    Ok(mechanisms()?.contains_key(point))
 }
 
 fn is_by(point: &str, mechanism: &str) -> Result<bool> {

@@ -5,7 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::Result;
 use serde_json::Value;
 
-use crate::{Lab, capability};
+use crate::{
+    Lab,
+    capability::{self, DELIVERY},
+};
+
+/// The point at which the IP stack sends, in any namespace.
+const OUTPUT: &str = "ip_output";
 
 /// What one trace can show.
 #[derive(Debug, Default)]
@@ -58,9 +64,9 @@ impl Sight {
         if self.missing.contains(point) {
             return false;
         }
-        // A neighbour's event has no packet: it belongs to the one between that hook and the device.
-        if point == "neigh" && !self.shows(&format!("{netns} nf_postrouting")) {
-            return false;
+        // A neighbour's event has no packet: it belongs to the one between those points and the device.
+        if point == "neigh" && !self.offers(OUTPUT) {
+            return self.shows(&format!("{netns} nf_postrouting"));
         }
         let mechanism = self.mechanisms.get(point).map_or("", String::as_str);
         !is_hook(point)
@@ -72,7 +78,12 @@ impl Sight {
     /// Whether a packet's delivery in a namespace is seen, and not only that the kernel was done with
     /// it there.
     pub fn shows_delivery(&self, netns: &str) -> bool {
-        self.shows(&format!("{netns} nf_input"))
+        self.offers(DELIVERY) || self.shows(&format!("{netns} nf_input"))
+    }
+
+    /// Whether the trace has this point.
+    fn offers(&self, point: &str) -> bool {
+        self.mechanisms.contains_key(point)
     }
 
     /// The step itself where it can be seen, else any in its namespace; and whether it is itself.
@@ -130,5 +141,20 @@ mod tests {
         assert!(!sight("nf_postrouting").shows("host neigh"));
         assert!(sight("nf_forward").shows_delivery("c1"));
         assert!(!sight("nf_input").shows_delivery("c1"));
+    }
+
+    #[test]
+    fn functions_of_the_ip_stack_stand_in_for_hooks() {
+        let offers = |point: &str| {
+            let start = json!({
+                "points": [{"point": point, "mechanism": "kprobe"}],
+                "missing": [{"point": "nf_input"}, {"point": "nf_postrouting"}],
+            });
+            Sight::of(&start, || Ok(BTreeSet::new())).unwrap()
+        };
+        assert!(offers("ip_local_deliver").shows_delivery("c1"));
+        assert!(!offers("ip_output").shows_delivery("c1"));
+        assert!(offers("ip_output").shows("c1 neigh"));
+        assert!(!offers("ip_local_deliver").shows("c1 neigh"));
     }
 }

@@ -84,7 +84,7 @@ pub const CATALOGUE: &[Function] = &[
         &["nf_hook_slow"],
         "",
         Subject::Hooks,
-        "a drop in a hook of a bridge or a device is told without its hook",
+        "a hook that no netfilter link shows is not seen, and a drop in it is told without it",
     ),
     line(
         "nft_chain",
