@@ -5,6 +5,7 @@
 
 mod benign;
 mod causes;
+mod chains;
 mod facts;
 mod netfilter;
 #[cfg(test)]
