@@ -118,6 +118,12 @@ impl Records {
         }
     }
 
+    /// The first of these steps that this kernel shows; the last without asking.
+    pub fn first_shown<'a>(&self, steps: &[&'a str]) -> &'a str {
+        let shown = steps.iter().find(|step| self.sight.shows(step));
+        shown.or(steps.last()).expect("steps")
+    }
+
     /// Asserts that of these journeys exactly the ones `expected` were dropped, at least one,
     /// with this hop and reason, and returns the first. On a kernel that has no such reason, or does
     /// not show such a hop, what it says instead is taken.

@@ -19,10 +19,11 @@ pub use facts::{
 };
 
 use serde_json::{Map, Value};
+use tracer_common::point::Point;
 
 use crate::{
     event::{Hook, InHook, Place},
-    journey::{Direction, HopDetail, Journey, LostWhy, Outcome},
+    journey::{Direction, Hop, HopDetail, Journey, LostWhy, Outcome},
 };
 use causes::Case;
 use words::{Words, place_name, quoted, run_in};
@@ -111,7 +112,7 @@ fn dropped(
         route: Case::route_of(journey.hops.iter().map(|hop| &hop.detail)),
         in_hook,
         confirming: !in_hook && is_confirming(journey),
-        clone: journey.parent.is_some(),
+        clone: journey.hops.first().is_some_and(is_copy),
     };
     let symbol = evidence.symbol(location);
     let function = symbol.as_ref().map(|symbol| symbol.in_source());
@@ -128,6 +129,11 @@ fn dropped(
             explanation.evidence.insert(name, Value::String(value));
         }
     }
+}
+
+/// Whether a packet that begins with this hop is another as a whole, not a piece of it.
+fn is_copy(first: &Hop) -> bool {
+    matches!(first.point, Point::Clone | Point::Copy)
 }
 
 /// Whether the last thing that happened to the packet was to be accepted by all chains of a hook

@@ -71,17 +71,9 @@ pub struct TracedDrop {
     pub table: String,
     /// The base chain.
     pub base: String,
-    /// The rule that decided; `None` where it was the base chain's policy.
-    pub rule: Option<Rule>,
-}
-
-/// A rule.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rule {
-    /// The chain that it stands in: the base chain, or one that it leads to.
-    pub chain: String,
-    /// Its handle.
-    pub handle: u64,
+    /// Handle of the rule that decided, unique in the table; `None` where it was the base chain's
+    /// policy.
+    pub rule: Option<u64>,
 }
 
 /// Hears of the traced packets of one namespace. Keeps the namespace alive.
@@ -173,7 +165,7 @@ impl Packets {
             return None;
         }
         let Some(First { packet, base }) = self.0.pop(&step.id) else { return Some(Err(Unknown)) };
-        let rule = step.handle.map(|handle| Rule { chain: string_of(step.chain), handle });
+        let rule = step.handle;
         let (family, table) = (step.family, string_of(step.table));
         Some(Ok(TracedDrop { packet, family, table, base, rule }))
     }
@@ -376,7 +368,7 @@ mod tests {
         assert_eq!(take(&mut packets, &message(7, b"fwd\0", &jump)), None);
         let drop = take(&mut packets, &message(7, b"sub\0", &rule(9, 0))).unwrap().unwrap();
         assert_eq!((drop.table.as_str(), drop.base.as_str()), ("lab", "fwd"));
-        assert_eq!(drop.rule, Some(Rule { chain: "sub".into(), handle: 9 }));
+        assert_eq!(drop.rule, Some(9));
         let packet = drop.packet;
         assert_eq!((packet.src.to_string(), packet.ip_id), ("10.0.100.252".into(), 0x1234));
         let transport = Transport { proto: 17, sport: 4000, dport: 9999, seq: 0 };
@@ -436,7 +428,7 @@ mod tests {
         let drop = told[2].clone().unwrap().unwrap();
         assert_eq!((drop.family, drop.table.as_str()), (Family::Inet, "lab"));
         assert_eq!(drop.base, "out");
-        assert_eq!(drop.rule, Some(Rule { chain: "sub".into(), handle: 3 }));
+        assert_eq!(drop.rule, Some(3));
         let Packet { src, ip_id, transport, .. } = drop.packet;
         assert_eq!((src, ip_id), (IpAddr::V4(Ipv4Addr::LOCALHOST), 0x46ee));
         let datagram = Transport { proto: 17, sport: 4000, dport: 9, seq: 0 };
@@ -466,7 +458,7 @@ mod tests {
         let transport = drops[0].packet.transport.unwrap();
         assert_eq!((transport.sport, transport.dport), (port, 9));
         assert_eq!((drops[0].family, drops[0].base.as_str()), (Family::Inet, "out"));
-        assert_eq!(drops[0].rule.as_ref().unwrap().chain, "sub");
+        assert_eq!(drops[0].rule, Some(3));
     }
 
     proptest! {

@@ -270,7 +270,7 @@ impl Evidence for Machine {
         if hook != at.hook {
             return None;
         }
-        let rule = told.rule.map_or(RuleOrPolicy::Policy, |rule| RuleOrPolicy::Rule(rule.handle));
+        let rule = told.rule.map_or(RuleOrPolicy::Policy, RuleOrPolicy::Rule);
         let by = Decider::Nftables { table, chain, rule };
         Some((at, Decided { by, verdict: Verdict::Drop }))
     }

@@ -213,7 +213,7 @@ mod tests {
         event::{Headers, What},
         host::{
             chains::Family,
-            nft_trace::{Packet, Rule, Transport},
+            nft_trace::{Packet, Transport},
         },
         journey::sample::{drop, journeys, packet, udp},
     };
@@ -230,12 +230,12 @@ mod tests {
             family: Family::Inet,
             table: "lab".into(),
             base: "fwd".into(),
-            rule: Some(Rule { chain: "sub".into(), handle }),
+            rule: Some(handle),
         }
     }
 
     fn handle(drop: Option<TracedDrop>) -> Option<u64> {
-        drop.and_then(|drop| drop.rule).map(|rule| rule.handle)
+        drop.and_then(|drop| drop.rule)
     }
 
     #[test]
