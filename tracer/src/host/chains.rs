@@ -2,7 +2,7 @@
 //! tables, and the kernel's own parts, each with its priority. Two observers at a hook bracket
 //! what lies between their priorities; this names it.
 //!
-//! Base chains come from an `NFT_MSG_GETCHAIN` dump (linux/netfilter/nf_tables.h), legacy tables
+//! Base chains come from a dump of [`nftables`], legacy tables
 //! from `/proc/net/ip_tables_names`. Priorities are `enum nf_ip_hook_priorities` of
 //! linux/netfilter_ipv4.h, which IPv6 shares.
 
@@ -10,12 +10,7 @@ use std::{fs, io};
 
 use serde::{Deserialize, Serialize};
 
-use super::{
-    Error,
-    netlink::{Connection, attributes, be32_of, be64_of, string_of},
-    netns::Netns,
-    owner::Owner,
-};
+use super::{Error, netns::Netns, nftables, owner::Owner};
 use crate::event::{Hook, HookFamily};
 
 /// A base chain of nftables.
@@ -309,82 +304,20 @@ fn kernel_parts(hook: Hook, packets: Packets) -> &'static [(i32, &'static str)] 
     }
 }
 
-/// `NFT_MSG_GETCHAIN` to all families, in the calling thread's namespace. Chains that a pathtrace
-/// brought along decide nothing, and are left out.
+/// Those of the calling thread's namespace. Chains that a pathtrace brought along decide nothing, and
+/// are left out.
 fn base_chains() -> io::Result<Vec<BaseChain>> {
-    // struct nfgenmsg { u8 nfgen_family, version; __be16 res_id; }: every family, NFNETLINK_V0.
-    let every_family = [0; 4];
-    let new_chain = nftables_message(libc::NFT_MSG_NEWCHAIN);
-    let dump = Connection::netfilter().and_then(|mut connection| {
-        connection.dump(nftables_message(libc::NFT_MSG_GETCHAIN), &every_family, |message| {
-            let chain = (message.kind == new_chain).then(|| parse_chain(message.body)).flatten();
-            chain.filter(|chain| Owner::of_table(&chain.table).is_none())
-        })
-    });
-    match dump {
-        Err(e) if is_absent(&e) => Ok(Vec::new()),
-        dump => dump,
-    }
+    let chains = nftables::or_none(nftables::Dump::open().and_then(|mut dump| dump.chains()))?;
+    let others = chains.into_iter().filter(|chain| Owner::of_table(&chain.table).is_none());
+    Ok(others.filter_map(base_chain).collect())
 }
 
-/// A message of nf_tables, as nfnetlink numbers it.
-pub(super) fn nftables_message(kind: libc::c_int) -> u16 {
-    (libc::NFNL_SUBSYS_NFTABLES << 8 | kind) as u16
-}
-
-/// What a kernel says that has no nfnetlink (to `socket`), or no nf_tables behind it.
-pub(super) fn is_absent(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error(),
-        Some(libc::EPROTONOSUPPORT | libc::EOPNOTSUPP | libc::EINVAL | libc::EAFNOSUPPORT)
-    )
-}
-
-/// `enum nft_chain_attributes`.
-pub(super) mod chain {
-    pub const TABLE: u16 = 1;
-    pub const HANDLE: u16 = 2;
-    pub const NAME: u16 = 3;
-    pub const HOOK: u16 = 4;
-    pub const POLICY: u16 = 5;
-    pub const TYPE: u16 = 7;
-}
-
-/// `enum nft_hook_attributes`.
-mod hook {
-    pub const NUMBER: u16 = 1;
-    pub const PRIORITY: u16 = 2;
-}
-
-/// `NF_DROP` of linux/netfilter.h.
-const NF_DROP: u32 = 0;
-
-/// A base chain; `None` for a chain without a hook, or a message that is not whole.
-fn parse_chain(body: &[u8]) -> Option<BaseChain> {
-    let family = Family::from_number(*body.first()?)?;
-    let (mut table, mut name, mut kind) = (None, None, String::new());
-    let (mut handle, mut at, mut policy) = (0, None, Policy::Accept);
-    for (attribute, value) in attributes(body.get(4..)?) {
-        match attribute {
-            chain::TABLE => table = Some(string_of(value)),
-            chain::NAME => name = Some(string_of(value)),
-            chain::TYPE => kind = string_of(value),
-            chain::HANDLE => handle = be64_of(value)?,
-            chain::HOOK => at = Some(parse_hook(value)?),
-            chain::POLICY if be32_of(value)? == NF_DROP => policy = Policy::Drop,
-            _ => {}
-        }
-    }
-    let (number, priority) = at?;
+/// A base chain; `None` for one without a hook.
+fn base_chain(chain: nftables::Chain) -> Option<BaseChain> {
+    let nftables::Chain { family, table, name, kind, policy, handle, at } = chain;
+    let nftables::At { number, priority, .. } = at?;
     let hook = family.hook(number);
-    Some(BaseChain { family, table: table?, name: name?, kind, hook, priority, policy, handle })
-}
-
-/// Number and priority of a hook.
-fn parse_hook(nested: &[u8]) -> Option<(u32, i32)> {
-    let value_of =
-        |kind| attributes(nested).find(|(k, _)| *k == kind).and_then(|(_, v)| be32_of(v));
-    Some((value_of(hook::NUMBER)?, value_of(hook::PRIORITY)? as i32))
+    Some(BaseChain { family, table, name, kind, hook, priority, policy, handle })
 }
 
 /// The tables in a file of `/proc/net`, as the calling thread's namespace has it; none where the
@@ -401,12 +334,7 @@ pub(super) fn legacy_tables(file: &str) -> io::Result<Vec<String>> {
 mod tests {
     use std::os::fd::AsRawFd;
 
-    use proptest::prelude::*;
-
-    use super::{
-        super::{netlink::attribute, testing::TestNetns},
-        *,
-    };
+    use super::{super::testing::TestNetns, *};
 
     #[test]
     fn base_chains_of_every_family_are_read() {
@@ -493,39 +421,5 @@ mod tests {
         let bracket = chains.between(Hook::Prerouting, Packets::Ipv4, -200, -100);
         let mangle = Occupant::Legacy { table: "mangle" };
         assert_eq!(bracket, [Entry { priority: -150, what: mangle }]);
-    }
-
-    fn whole() -> Vec<u8> {
-        let at = [
-            attribute(hook::NUMBER, &2u32.to_be_bytes()),
-            attribute(hook::PRIORITY, &(-5i32).to_be_bytes()),
-        ];
-        let attributes = [
-            attribute(chain::TABLE, b"t\0"),
-            attribute(chain::NAME, b"c\0"),
-            attribute(chain::HANDLE, &7u64.to_be_bytes()),
-            attribute(chain::HOOK | 0x8000, &at.concat()),
-            attribute(chain::POLICY, &0u32.to_be_bytes()),
-        ];
-        [vec![2, 0, 0, 0], attributes.concat()].concat()
-    }
-
-    #[test]
-    fn a_message_cut_short_is_no_chain_and_no_panic() {
-        let chain = parse_chain(&whole()).unwrap();
-        assert_eq!((chain.hook, chain.priority, chain.handle), (Some(Hook::Forward), -5, 7));
-        assert_eq!(chain.policy, Policy::Drop);
-        let whole = whole();
-        (0..40).for_each(|length| assert_eq!(parse_chain(&whole[..length]), None));
-    }
-
-    proptest! {
-        #[test]
-        fn hostile_messages_do_not_panic(at in 0..76usize, byte: u8) {
-            let mut bytes = whole();
-            let at = at % bytes.len();
-            bytes[at] = byte;
-            let _ = parse_chain(&bytes);
-        }
     }
 }

@@ -7,6 +7,7 @@
 //! - [`path`]: which of these interfaces the packets of some addresses cross;
 //! - [`watch`]: told when that changes;
 //! - [`chains`]: what sits in a namespace's netfilter hooks, by priority;
+//! - `nftables`: tables, chains and rules, as the kernel tells them;
 //! - [`ruleset`]: the rules in these chains, with their handles and texts;
 //! - [`nft_trace`]: told which rule or policy of nf_tables dropped a packet, where that is traced;
 //! - [`sysctl`]: a setting, as seen inside a namespace;
@@ -21,6 +22,7 @@ pub mod link;
 pub(crate) mod netlink;
 pub mod netns;
 pub mod nft_trace;
+mod nftables;
 pub mod owner;
 pub mod path;
 mod peers;
