@@ -6,7 +6,7 @@ use std::{
 };
 
 /// Tests that passed, failed and were skipped.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Count {
     /// Those that the harness says have passed; skipped ones are among them.
     ended_well: u64,
@@ -43,8 +43,18 @@ impl Count {
         self.failed += 1;
     }
 
+    /// Counts in other tests of the same kernel.
+    pub fn add_all(&mut self, other: &Self) {
+        self.ended_well += other.ended_well;
+        self.failed += other.failed;
+        self.skipped.extend(other.skipped.clone());
+        for (what, names) in &other.left_out {
+            self.left_out.entry(what.clone()).or_default().extend(names.clone());
+        }
+    }
+
     /// Counts in another kernel's tests. Why something was skipped there is told there.
-    pub fn add_all(&mut self, other: &Self, of: &str) {
+    pub fn add_kernel(&mut self, other: &Self, of: &str) {
         self.ended_well += other.ended_well;
         self.failed += other.failed;
         let skipped = other.skipped.iter();
@@ -136,8 +146,8 @@ mod tests {
         let one = count(&["test result: ok. 4 passed; 0 failed", "skipped: a: why"]);
         let other = count(&["test result: ok. 2 passed; 1 failed", "skipped: a: why"]);
         let mut all = Count::default();
-        all.add_all(&one, "6.1");
-        all.add_all(&other, "6.12");
+        all.add_kernel(&one, "6.1");
+        all.add_kernel(&other, "6.12");
         all.add_failure();
         assert_eq!(all.to_string(), "4 passed, 2 failed, 2 skipped");
     }

@@ -46,14 +46,14 @@ pub fn run(test: &Test) -> Result<ExitCode> {
     };
     if !test.only_kernels {
         let count = here(names, &binary)?;
-        all.add_all(&count, "here");
+        all.add_kernel(&count, "here");
         told.push((format!("this kernel, {}", lab::capability::release()?), count));
     }
     if !kernels.is_empty() {
         let programs = guests::programs()?;
         let counts = guests::run_all(&kernels, &programs, names, &binary)?;
         for (kernel, count) in kernels.iter().zip(counts) {
-            all.add_all(&count, kernel.series());
+            all.add_kernel(&count, kernel.series());
             told.push((format!("{}, {}", kernel.series(), kernel.release()), count));
         }
     }
