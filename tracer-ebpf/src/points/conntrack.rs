@@ -40,9 +40,11 @@ pub fn keep_packet(call: impl Call) -> Option<Kept> {
 /// The packet has, or has not, a connection.
 #[inline(always)]
 pub fn leave(kept: &Kept, result: u64) {
-    if result as u32 == ACCEPT
-        && let Some(sighting) = kept.sighting()
-    {
+    // Not both ways in turn: old verifiers would walk the second for each way through the first.
+    if result as u32 != ACCEPT {
+        return netfilter::decided(kept, result);
+    }
+    if let Some(sighting) = kept.sighting() {
         let at = kept.skb as *const u8;
         let tagged: u64 = Probe::read(at, offset!(skb_nfct));
         let connection = (tagged & !INFO) as *const u8;
@@ -60,8 +62,8 @@ pub fn leave(kept: &Kept, result: u64) {
         let packet = Packet::on_its_device(Skb::<Probe>::new(at));
         let report = Report { point: Point::Conntrack as u8, flags: 0, detail: detail.to_wire() };
         emit(&packet, &sighting, &report);
+        netfilter::accepted(&sighting, kept.skb);
     }
-    netfilter::decided(kept, result);
 }
 
 /// `__nf_conntrack_confirm(skb)`: makes a new connection known, behind all chains of a hook.

@@ -378,23 +378,27 @@ pub fn deciding_rule(skb: u64, rule: u64) {
 pub fn decided(kept: &Kept, result: u64) {
     // A packet that was dropped is followed no longer, or stays in the hook till it is freed.
     let Some(sighting) = kept.sighting() else { return };
-    // SAFETY: a live map value; only the CPU that handles the packet touches it.
-    let followed = unsafe { &mut *sighting.followed };
     match result as u32 & VERDICT {
         0 => {}
-        1 => {
-            // SAFETY: a live map value; only the CPU that handles the packet touches it.
-            if decision(kept.skb, followed).is_some_and(|d| unsafe { (*d).entered } != 0) {
-                followed.hook.in_hook = 0;
-            }
-            followed.deciding = 0;
-        }
+        1 => accepted(&sighting, kept.skb),
         other => {
             let kind = if other == 3 { verdict::QUEUE } else { verdict::STOLEN };
             let skb = Skb::<Probe>::new(kept.skb as *const u8);
             tell_decision(&Packet::on_its_device(skb), &sighting, kind);
         }
     }
+}
+
+/// The decision was to accept the packet.
+#[inline(always)]
+pub fn accepted(sighting: &Sighting, skb: u64) {
+    // SAFETY: a live map value; only the CPU that handles the packet touches it.
+    let followed = unsafe { &mut *sighting.followed };
+    // SAFETY: as above.
+    if decision(skb, followed).is_some_and(|d| unsafe { (*d).entered } != 0) {
+        followed.hook.in_hook = 0;
+    }
+    followed.deciding = 0;
 }
 
 /// Tells who decided about a packet, where that is known.

@@ -101,20 +101,34 @@ impl Kind<'_> {
 /// # Errors
 /// With the verifier's log when it rejects the program.
 pub fn load(name: &str, instructions: &[bpf_insn], kind: Kind<'_>) -> Result<OwnedFd, LoadError> {
-    // Without a log first: writing one costs far more than verifying.
-    match prog_load(name, instructions, kind, &mut []) {
-        Ok(fd) => Ok(fd),
+    // Without a log first: writing one costs far more than verifying. But its last lines, which tell
+    // how much there was to verify.
+    let mut statistics = vec![0; if log::log_enabled!(log::Level::Debug) { 1024 } else { 0 }];
+    match prog_load(name, instructions, kind, LOG_STATISTICS, &mut statistics) {
+        Ok(fd) => {
+            if !statistics.is_empty() {
+                log::debug!("program {name}: {}", text_of(&statistics).replace('\n', ", "));
+            }
+            Ok(fd)
+        }
         // Not the verifier's refusal: the mechanism's.
         Err(error) if is_eperm(&error) => Err(LoadError { error, log: String::new() }),
         Err(_) => {
             let mut log = vec![0; LOG_BYTES];
-            prog_load(name, instructions, kind, &mut log).map_err(|error| {
-                let end = log.iter().position(|b| *b == 0).unwrap_or(log.len());
-                let log = String::from_utf8_lossy(&log[..end]).into_owned();
-                LoadError { error, log }
-            })
+            prog_load(name, instructions, kind, LOG_STEPS, &mut log)
+                .map_err(|error| LoadError { error, log: text_of(&log) })
         }
     }
+}
+
+/// `BPF_LOG_LEVEL1` and `BPF_LOG_STATS` of linux/bpf_verifier.h.
+const LOG_STEPS: u32 = 1;
+const LOG_STATISTICS: u32 = 4;
+
+/// What a log says.
+fn text_of(log: &[u8]) -> String {
+    let end = log.iter().position(|b| *b == 0).unwrap_or(log.len());
+    String::from_utf8_lossy(&log[..end]).trim_end().to_owned()
 }
 
 fn is_eperm(error: &io::Error) -> bool {
@@ -135,13 +149,14 @@ pub fn try_load(kind: Kind<'_>) -> io::Result<OwnedFd> {
         imm: 0,
     }; 2];
     instructions[1].code = 0x95;
-    prog_load("pathtrace_try", &instructions, kind, &mut [])
+    prog_load("pathtrace_try", &instructions, kind, 0, &mut [])
 }
 
 fn prog_load(
     name: &str,
     instructions: &[bpf_insn],
     kind: Kind<'_>,
+    log_level: u32,
     log: &mut [u8],
 ) -> io::Result<OwnedFd> {
     // Helpers that are for GPL-compatible programs only are used: the object is dual licensed.
@@ -165,7 +180,7 @@ fn prog_load(
         *to = *from as _;
     }
     if !log.is_empty() {
-        load.log_level = 1;
+        load.log_level = log_level;
         load.log_buf = log.as_mut_ptr() as u64;
         load.log_size = u32::try_from(log.len()).map_err(io::Error::other)?;
     }

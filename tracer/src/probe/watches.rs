@@ -262,7 +262,9 @@ impl Kernel {
             // There is no such file.
             Err(_) => refuse(Mechanism::Kprobe, &io::Error::from_raw_os_error(libc::EOPNOTSUPP)),
         }
-        if allowed.allow(Mechanism::KprobeMulti) {
+        if !types.enumerates("bpf_attach_type", "BPF_TRACE_KPROBE_MULTI") {
+            refuse(Mechanism::KprobeMulti, &io::Error::from_raw_os_error(libc::EOPNOTSUPP));
+        } else if allowed.allow(Mechanism::KprobeMulti) {
             // Whether fprobes are built in, only a link tells: to no function, it costs nothing.
             let link = sys::try_load(Kind::KprobeMulti)
                 .and_then(|program| sys::attach_kprobe_multi(program.as_fd(), &[]));
