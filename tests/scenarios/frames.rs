@@ -114,16 +114,19 @@ fn fragments_are_told_as_pieces_of_their_packet() -> Result<()> {
     if lab.lacks(&[Capability::Point("fragment")])? {
         return Ok(());
     }
-    let (c1, host) = (lab.netns("c1")?, lab.netns("host")?);
+    let (c1, host, world) = (lab.netns("c1")?, lab.netns("host")?, lab.netns("world")?);
     host.ip("link set eth-up mtu 1000")?;
+    // What c1 sends may be fragmented on its way.
+    c1.sysctl("net.ipv4.ip_no_pmtu_disc", "1")?;
 
-    let records = Trace::during(&lab, &["--ip", C1, "--proto", "icmp"], || {
-        let options = ["-c", "1", "-M", "dont", "-s", "1400"];
-        assert_eq!(traffic::ping_with(c1, WORLD, &options)?, 1);
+    let records = Trace::during(&lab, &["--ip", C1, "--proto", "udp"], || {
+        let server = traffic::udp_socket(world, at(WORLD, 7)?)?;
+        traffic::udp_client(c1, at(WORLD, 7)?)?.send(&[0; 1400])?;
+        assert_eq!(server.recv(&mut [0; 2000])?, 1400);
         Ok(())
     })?;
 
-    let pieces = assert_pieces(&records, "icmp", "fragment");
+    let pieces = assert_pieces(&records, "udp", "fragment");
     assert_eq!(pieces, 2, "{records}");
     assert!(records.select(|journey| journey.outcome() == "dropped").is_empty(), "{records}");
     Ok(())

@@ -109,3 +109,18 @@ fn a_function_that_cannot_be_watched_is_named() -> Result<()> {
     }
     Ok(())
 }
+
+/// Seen from a mount namespace of its own, in which nothing is where the kernel's types are.
+#[test]
+fn without_types_of_the_kernel_it_says_what_to_do() -> Result<()> {
+    let script = r#"mount -t tmpfs none /sys/kernel/btf && exec "$0" --ip 10.0.100.252"#;
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", script]).arg(trace::binary()?);
+    let output = command.output()?;
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    let said = format!("cannot trace: kernel {} has no /sys/kernel/btf/vmlinux", release()?);
+    assert!(stderr.contains(&said) && stderr.contains("CONFIG_DEBUG_INFO_BTF"), "{stderr}");
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    Ok(())
+}

@@ -27,8 +27,9 @@ pub struct Followed {
     pub seen: u8,
     /// Somebody is deciding about it in the hook: there is a [`Decision`].
     pub deciding: u8,
-    /// Unused, 0.
-    pub pad: u8,
+    /// The stack of a namespace has it for itself: what is sent at this address is another packet, for
+    /// not every end has a tracepoint.
+    pub arrived: u8,
     /// The packet that it was made from; 0 for none.
     pub parent: u64,
     /// The packet as it was last parsed.

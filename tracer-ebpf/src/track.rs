@@ -92,6 +92,15 @@ pub fn entry(address: u64) -> Option<*mut Followed> {
     FOLLOWED.get_ptr_mut(&address)
 }
 
+/// What is sent is not what had arrived at the same address.
+#[inline(always)]
+pub fn forget_arrived(address: u64) {
+    // SAFETY: a live map value.
+    if entry(address).is_some_and(|followed| unsafe { (*followed).arrived } != 0) {
+        let _ = FOLLOWED.remove(&address);
+    }
+}
+
 /// Where a packet is met.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum At {

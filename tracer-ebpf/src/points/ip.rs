@@ -2,16 +2,20 @@
 
 use tracer_common::point::Point;
 
-use super::seen;
+use super::{Packet, seen};
 use crate::{
     call::Call,
-    track::{clear_current, known, set_leaving},
+    emit::{Report, emit},
+    skb::{Net, Probe, Skb},
+    track::{At, clear_current, forget_arrived, known, known_or_begun, set_leaving},
 };
 
-/// `ip_rcv(skb, …)`, `ipv6_rcv(skb, …)`.
+/// `ip_rcv(skb, …)`, `ipv6_rcv(skb, …)`. A packet that came in a tunnel comes here again.
 #[inline(always)]
 pub fn receive(call: impl Call) {
-    seen(call.argument(0), Point::IpReceive);
+    let skb = call.argument(0);
+    mark(skb, 0);
+    seen(skb, Point::IpReceive);
 }
 
 /// `ip_forward(skb)`, `ip6_forward(skb)`: behind the routing decision.
@@ -27,16 +31,30 @@ pub fn forward(call: impl Call) {
 pub fn deliver(call: impl Call) {
     let skb = call.argument(0);
     clear_current(skb);
+    mark(skb, 1);
     seen(skb, Point::IpLocalDeliver);
 }
 
-/// `ip_output(net, sk, skb)`, `ip6_output(net, sk, skb)`: what comes next is the neighbour, whose
-/// tracepoints name no skb.
+/// Whether the stack has the packet for itself.
+#[inline(always)]
+fn mark(skb: u64, arrived: u8) {
+    if let Some(sighting) = known(skb) {
+        // SAFETY: a live map value; only the CPU that handles the packet touches it.
+        unsafe { (*sighting.followed).arrived = arrived };
+    }
+}
+
+/// `ip_output(net, sk, skb)`, `ip6_output(net, sk, skb)`: the first point that a task's packet meets
+/// where nothing is hooked. What comes next is the neighbour, whose tracepoints name no skb.
 #[inline(always)]
 pub fn output(call: impl Call) {
     let skb = call.argument(2);
-    if known(skb).is_some() {
+    forget_arrived(skb);
+    let netns = Net::<Probe>::new(call.argument(0) as *const u8).inode();
+    let packet =
+        Packet { skb: Skb::<Probe>::new(skb as *const u8), ifindex: 0, netns, arriving: false };
+    if let Some(sighting) = known_or_begun(&packet, At::Way) {
         set_leaving(skb);
+        emit(&packet, &sighting, &Report::plain(Point::IpOutput));
     }
-    seen(skb, Point::IpOutput);
 }

@@ -3,11 +3,12 @@
 //! A child is followed from its making on, and told of where it is first seen. (`pskb_expand_head`
 //! needs no watching: it moves a packet's bytes, and its skb stays where it is.)
 
-use tracer_common::event::origin;
+use tracer_common::event::{Loss, origin};
 
 use super::{Packet, keep};
 use crate::{
     call::{Call, Kept},
+    globals::count,
     skb::{Access as _, Probe, Skb, offset},
     track::{inherit, known_itself},
 };
@@ -31,7 +32,7 @@ pub fn cloned(kept: &Kept, result: u64) {
     inherit(kept.skb, result, origin::CLONE);
 }
 
-/// `skb_copy(skb, …)` returns the copy.
+/// `skb_copy(skb, …)`, `skb_copy_expand(skb, …)` and `__pskb_copy_fclone(skb, …)` return the copy.
 #[inline(always)]
 pub fn copied(kept: &Kept, result: u64) {
     inherit(kept.skb, result, origin::COPY);
@@ -48,6 +49,9 @@ pub fn segmented(kept: &Kept, result: u64) {
         inherit(kept.skb, piece, origin::SEGMENT);
         piece = Probe::read(piece as *const u8, offset!(skb_next));
         pieces += 1;
+    }
+    if pieces == MOST_PIECES && piece != 0 {
+        count(Loss::TrackingFull);
     }
 }
 

@@ -152,6 +152,8 @@ pub const CATALOGUE: &[Function] = &[
     point("socket_raw", &["rawv6_rcv"], "ipv6", Point::Socket, NO_SOCKET),
     point("clone", &["skb_clone"], "", Point::Clone, NO_LINEAGE),
     point("copy", &["skb_copy"], "", Point::Copy, NO_LINEAGE),
+    point("copy", &["skb_copy_expand"], "", Point::Copy, NO_LINEAGE),
+    point("copy", &["__pskb_copy_fclone"], "", Point::Copy, NO_LINEAGE),
     point("segment", &["__skb_gso_segment"], "", Point::Segment, NO_LINEAGE),
     point("fragment", &["ip_frag_next"], "", Point::Fragment, NO_LINEAGE),
     point("fragment", &["ip6_frag_next"], "ipv6", Point::Fragment, NO_LINEAGE),

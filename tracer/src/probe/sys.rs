@@ -121,6 +121,10 @@ pub fn load(name: &str, instructions: &[bpf_insn], kind: Kind<'_>) -> Result<Own
     }
 }
 
+/// The kernel's own, which it lets out all the same: where trampolines are refused, and where a map has
+/// no such operation (linux/errno.h).
+pub const ENOTSUPP: i32 = 524;
+
 /// `BPF_LOG_LEVEL1` and `BPF_LOG_STATS` of linux/bpf_verifier.h.
 const LOG_STEPS: u32 = 1;
 const LOG_STATISTICS: u32 = 4;
@@ -460,7 +464,7 @@ pub fn recursion_misses(program: BorrowedFd<'_>) -> io::Result<u64> {
 /// for hash maps since Linux 5.14).
 ///
 /// # Errors
-/// `ENOENT` when there is no such key.
+/// `ENOENT` when there is no such key; [`ENOTSUPP`] on older kernels.
 pub fn take<K: Pod, V: Pod>(map: BorrowedFd<'_>, key: &K) -> io::Result<V> {
     // SAFETY: `V` is plain old data, for which all zeros is a value.
     let mut value: V = unsafe { zeroed() };

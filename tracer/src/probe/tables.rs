@@ -54,6 +54,11 @@ impl Tables {
             Ok(other) if other.id != id.0 => {
                 let _ = self.followed.insert(address, other, NOEXIST);
             }
+            // Linux before 5.14 does not do it in one step. What may begin there meanwhile loses the
+            // rest of its way; what stays here would be taken for another packet sooner or later.
+            Err(e) if e.raw_os_error() == Some(sys::ENOTSUPP) => {
+                let _ = self.followed.remove(&address);
+            }
             _ => {}
         }
     }

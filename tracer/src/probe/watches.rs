@@ -372,12 +372,12 @@ impl Kernel {
     }
 }
 
-/// The kernel's own, which it lets out where trampolines are refused (linux/errno.h).
-const ENOTSUPP: i32 = 524;
-
 /// Whether an error on attaching is not about the function.
 fn is_of_the_mechanism(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EPERM | libc::ENOSYS | ENOTSUPP))
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EOPNOTSUPP | libc::EPERM | libc::ENOSYS | sys::ENOTSUPP)
+    )
 }
 
 /// What an error says of a mechanism as a whole.
@@ -385,7 +385,9 @@ fn refusal(mechanism: Mechanism, error: &io::Error) -> String {
     let name = mechanism.name();
     match error.raw_os_error() {
         Some(libc::EPERM) => format!("{name} is not permitted (lockdown?)"),
-        Some(libc::EINVAL | libc::EOPNOTSUPP | ENOTSUPP) => format!("this kernel has no {name}"),
+        Some(libc::EINVAL | libc::EOPNOTSUPP | sys::ENOTSUPP) => {
+            format!("this kernel has no {name}")
+        }
         _ => format!("the kernel refused {name}: {error}"),
     }
 }
