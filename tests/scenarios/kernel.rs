@@ -101,10 +101,11 @@ fn a_function_that_cannot_be_watched_is_named() -> Result<()> {
         "",
     )?;
     let missing = records.start["missing"].as_array().cloned().unwrap_or_default();
-    // Its first argument is a pointer to a pointer, which fentry takes on the newest kernels only.
+    // Its first argument is a pointer to a pointer, which fentry takes on the newest kernels only; and
+    // before Linux 5.11 the types of modules are not known.
     if missing.iter().any(|entry| entry["point"] == "bridge_rx") {
         let line = listed.lines().find(|line| line.starts_with("bridge_rx ")).unwrap_or_default();
-        assert!(line.contains("not br_handle_frame: fentry"), "{line}");
+        assert!(line.contains("not br_handle_frame: "), "{line}");
         assert!(line.ends_with("so a packet's way through a bridge is shown by its ports only"));
     }
     Ok(())

@@ -12,6 +12,7 @@ use std::{
 use anyhow::Result;
 use lab::{
     Journey, Lab, Netns, Records, Trace, frames, notes,
+    pace::patience,
     topology::{self, C1, C1_V6, C2, HOST, HOST_MAC, WORLD, WORLD_V6},
     trace::{self, Output},
     traffic::{self, at},
@@ -261,6 +262,8 @@ fn ten_thousand_rules() -> Result<()> {
     let handle = host.nft_handle("inet lab", "fwd.lxdbr0", "\tudp dport 9999")?;
     let start = Instant::now();
     let records = Trace::during(&lab, &["--ip", C1], || {
+        // An emulated machine takes long to list as many.
+        thread::sleep(patience(Duration::from_secs(2)));
         for _ in 0..100 {
             send(&lab, WORLD)?;
         }

@@ -27,6 +27,8 @@ pub enum Capability {
     ChainByChain,
     /// That a packet is seen to be delivered where no process reads it yet, in any namespace.
     Delivery,
+    /// Tables of nftables that belong to a process, and go with it.
+    OwnedTables,
     /// tc programs that go with their process, by links.
     TcByLink,
     /// A drop reason that the kernel has, named without `SKB_DROP_REASON_`.
@@ -42,6 +44,7 @@ impl fmt::Display for Capability {
             Capability::HooksByLink => f.write_str("netfilter links in this kernel"),
             Capability::ChainByChain => f.write_str("chains told apart on this kernel"),
             Capability::Delivery => f.write_str("deliveries shown on this kernel"),
+            Capability::OwnedTables => f.write_str("tables with an owner in this kernel"),
             Capability::TcByLink => f.write_str("tcx links in this kernel"),
             Capability::Reason(reason) => write!(f, "the drop reason {reason} in this kernel"),
             Capability::BridgeNetfilter => f.write_str("br_netfilter in this kernel"),
@@ -79,6 +82,9 @@ impl Lab {
             Capability::HooksByLink => is_by("nf_forward", BY_LINK),
             Capability::ChainByChain => Ok(is_by("nf_forward", BY_LINK)? || offers("nft_chain")?),
             Capability::Delivery => Ok(is_by("nf_input", BY_LINK)? || offers(DELIVERY)?),
+            Capability::OwnedTables => {
+                Ok(knows("NFT_TABLE_F_OWNER") || has(&types("nf_tables"), "NFT_TABLE_F_OWNER"))
+            }
             Capability::TcByLink => is_by("tc_ingress", TCX),
             Capability::Reason(reason) => Ok(has_reason(reason)),
             Capability::BridgeNetfilter => topology::has_bridge_netfilter(self.netns("host")?),
@@ -108,7 +114,15 @@ pub fn has_reason(reason: &str) -> bool {
 /// value of an enumeration.
 pub fn knows(name: &str) -> bool {
     static TYPES: OnceLock<Vec<u8>> = OnceLock::new();
-    let types = TYPES.get_or_init(|| fs::read("/sys/kernel/btf/vmlinux").unwrap_or_default());
+    has(TYPES.get_or_init(|| types("vmlinux")), name)
+}
+
+/// The types of the kernel, or of one of its modules; none where it has none.
+fn types(of: &str) -> Vec<u8> {
+    fs::read(format!("/sys/kernel/btf/{of}")).unwrap_or_default()
+}
+
+fn has(types: &[u8], name: &str) -> bool {
     // BTF's strings stand one after another, each with a zero before and behind it.
     let whole = [b"\0", name.as_bytes(), b"\0"].concat();
     types.windows(whole.len()).any(|window| window == whole)

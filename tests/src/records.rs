@@ -186,13 +186,15 @@ impl Journey {
         let name = |hop: &Value| {
             let netns = names.get(&inode(hop)).map_or("?", String::as_str).to_owned();
             let dev = hop["dev"]["name"].as_str().unwrap_or("-").to_owned();
-            format!("{netns}:{dev} {}", hop["point"].as_str().unwrap_or("?"))
+            // A bridge's own hooks have the names of IP's.
+            let of_bridge = if hop["detail"]["family"] == "bridge" { " of the bridge" } else { "" };
+            format!("{netns}:{dev} {}{of_bridge}", hop["point"].as_str().unwrap_or("?"))
         };
         let hops = hops.iter().map(name).collect();
         Some(Self { record, hops, sight: Arc::clone(sight) })
     }
 
-    /// `netns:dev point` of each hop, `-` for no device.
+    /// `netns:dev point` of each hop, `-` for no device; of a bridge's hooks with ` of the bridge`.
     pub fn hops(&self) -> &[String] {
         &self.hops
     }

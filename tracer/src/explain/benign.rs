@@ -46,8 +46,9 @@ impl Freed<'_> {
 
 /// TCP's flag that opens a connection.
 const SYN: u8 = 0x02;
-/// IP protocol of IGMP.
+/// IP protocols.
 const IGMP: u8 = 2;
+const ICMPV6: u8 = 58;
 
 /// What a kernel says that gives no reason, or none that tells anything.
 const UNSPECIFIED: &str = "NOT_SPECIFIED";
@@ -64,6 +65,14 @@ const KINDS: &[Kind] = &[
                 (Family::Ipv4, 0) | (Family::Ipv6, 129)
             )
         },
+        end: BenignEnd::Delivered,
+    },
+    // All of ICMPv6 that was worked on, but for replies, before Linux 6.3; a wrong checksum ends there
+    // too, and cannot be told from it.
+    Kind {
+        reasons: &[UNSPECIFIED],
+        functions: &["icmpv6_rcv"],
+        when: |freed| freed.headers.family == Family::Ipv6 && freed.headers.proto == ICMPV6,
         end: BenignEnd::Delivered,
     },
     // TIME_WAIT, or a SYN that came again: answered where needed, then freed without a reason. A

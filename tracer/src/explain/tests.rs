@@ -471,6 +471,10 @@ fn harmless_ends_are_known_where_the_kernel_tells_no_reason() {
     use BenignEnd::{Consumed, Delivered};
     let reply = icmp("203.0.113.8", "10.0.0.2", 0, 7, 1);
     assert_eq!(end("icmp_rcv", &reply, false), Some(Delivered));
+    let solicitation =
+        Headers { family: crate::event::Family::Ipv6, proto: 58, l4_kind: 135, ..reply };
+    assert_eq!(end("icmpv6_rcv", &solicitation, false), Some(Delivered));
+    assert_eq!(end("ip6_input", &solicitation, false), None);
     // Nobody listens there, and nothing but the SYN tells it from the end of a connection.
     assert_eq!(end("tcp_v4_rcv", &tcp("10.0.0.2", 1, "10.0.0.3", 2, 0x02), false), None);
     assert_eq!(end("tcp_v4_rcv", &tcp("10.0.0.2", 1, "10.0.0.3", 2, 0x10), false), Some(Delivered));

@@ -63,8 +63,9 @@ const TURN: usize = 16_384;
 const LINGER: Duration = Duration::from_millis(50);
 /// How long the beginning waits for the rules of the path to be read.
 const RULES_AT_START: Duration = Duration::from_secs(1);
-/// How long a journey waits for the rules that it met to be read, and how many do at most.
-const RULES_WAIT: Duration = Duration::from_secs(2);
+/// How long a journey waits for the rules that it met to be read, and those behind it wait with it; and
+/// how many do at most. Listing tens of thousands of rules takes seconds.
+const RULES_WAIT: Duration = Duration::from_secs(5);
 const MOST_WAITING: usize = 65_536;
 /// How often is looked for modules that were loaded.
 const MODULES_LOOK: Duration = Duration::from_secs(1);

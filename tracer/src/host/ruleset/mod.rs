@@ -205,6 +205,16 @@ impl Ruleset {
         netns.enter(read)?.map_err(|e| Error::new(format!("read the rules of {label}"), e))
     }
 
+    /// What the kernel tells at once: tables, chains and handles of nftables, and no rule's text.
+    ///
+    /// # Errors
+    /// As of [`Ruleset::read`].
+    pub fn read_names(netns: &Netns) -> Result<Self, Error> {
+        let read = || Ok(Self { tables: dump::tables()?, ..Self::default() });
+        let what = || format!("read the rules of {}", netns.label());
+        netns.enter(read)?.map_err(|e: io::Error| Error::new(what(), e))
+    }
+
     /// Fills in what nft tells. The rules may change between the kernel's answer and nft's: what
     /// does not belong to a rule that is known is left out.
     fn say(&mut self, tools: &Tools, label: &str) {

@@ -3,7 +3,8 @@
 //! The rules of a namespace are read in a thread of their own, when it is first asked for them and
 //! when the kernel announces a change, at most once a second. Each reading stands for the time from
 //! the change before it to the change behind it, so that a packet is explained by the rules that it
-//! met. A handle is not enough for that: a rule that is replaced (`nft replace rule`) leaves its
+//! met. What the kernel tells at once (names and handles) comes first, what programs tell of the rules
+//! when they have. A handle is not enough for that: a rule that is replaced (`nft replace rule`) leaves its
 //! handle to the next.
 
 mod decide;
@@ -18,7 +19,7 @@ use std::{
 };
 
 use decide::base_chain;
-use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::{sync::mpsc, task::spawn_blocking};
 
 use crate::{
     event::{Decider, Hook, InHook, Place, RuleOrPolicy},
@@ -51,8 +52,8 @@ pub struct Rules {
     known: HashMap<u32, Known>,
     /// Which are to be read, by whom nobody waits.
     wanted: BTreeSet<u32>,
-    /// A reading under way, and of which.
-    reading: Option<(u32, JoinHandle<Read>)>,
+    /// A reading under way, of which, and what comes of it.
+    reading: Option<(u32, mpsc::UnboundedReceiver<Read>)>,
     /// Answers of [`Rules::ways`].
     answers: RefCell<HashMap<Asked, Option<Vec<Decision>>>>,
 }
@@ -62,6 +63,8 @@ pub struct Read {
     netns: u32,
     began: u64,
     ended: u64,
+    /// Names and handles only; the rest follows.
+    brief: bool,
     rules: Result<Ruleset, host::Error>,
 }
 
@@ -97,6 +100,8 @@ struct Reading {
     from: u64,
     /// When the change behind it was.
     until: Option<u64>,
+    /// What the rules say is still to come.
+    brief: bool,
     rules: Ruleset,
 }
 
@@ -189,27 +194,39 @@ impl Rules {
         self.wanted.remove(&netns);
         let known = self.known.entry(netns).or_default();
         known.tried = Some(time);
+        // Without a change, the names are those that are known.
+        let names = known.readings.back().is_none_or(|last| last.until.is_some());
         let (tools, ebtables) = (self.tools.clone(), known.ebtables.clone());
-        let task = spawn_blocking(move || {
-            let began = now();
-            let rules = read(netns, &ebtables, &tools);
-            Read { netns, began, ended: now(), rules }
+        let (results, reading) = mpsc::unbounded_channel();
+        spawn_blocking(move || {
+            let tell = |brief, read: &dyn Fn() -> Result<Ruleset, host::Error>| {
+                let began = now();
+                let rules = read();
+                // Nobody hears it when the trace is over.
+                let _ = results.send(Read { netns, began, ended: now(), brief, rules });
+            };
+            if names {
+                tell(true, &|| Ruleset::read_names(&Netns::by_inode(netns)?));
+            }
+            tell(false, &|| read(netns, &ebtables, &tools));
         });
-        self.reading = Some((netns, task));
+        self.reading = Some((netns, reading));
     }
 
     /// The next reading that comes to its end; never without one under way. Dropping the future
     /// loses nothing.
     pub async fn read(&mut self) -> Option<Read> {
         let Some((_, reading)) = &mut self.reading else { return std::future::pending().await };
-        let read = reading.await;
-        self.reading = None;
-        read.inspect_err(|e| log::warn!("reading rules failed: {e}")).ok()
+        let read = reading.recv().await;
+        if read.as_ref().is_none_or(|read| !read.brief) {
+            self.reading = None;
+        }
+        read
     }
 
     /// Takes what was read. A namespace whose base chains are others than before.
     pub fn take(&mut self, read: Option<Read>) -> Option<u32> {
-        let Read { netns, began, ended, rules } = read?;
+        let Read { netns, began, ended, brief, rules } = read?;
         let known = self.known.entry(netns).or_default();
         let rules = match rules {
             Ok(rules) => rules,
@@ -223,8 +240,18 @@ impl Rules {
             rules.len(),
             ended.saturating_sub(began) / 1_000_000
         );
-        known.failures = if rules.incomplete { known.failures + 1 } else { 0 };
-        let from = known.changed.min(began);
+        let before = known.readings.back().map(|last| last.rules.bases());
+        let moved = before.is_some_and(|before| before != rules.bases());
+        let mut from = known.changed.min(began);
+        if !brief {
+            known.failures = if rules.incomplete { known.failures + 1 } else { 0 };
+            // The same rules, of which more is known now.
+            if let Some(names) =
+                known.readings.pop_back_if(|last| last.brief && last.until.is_none())
+            {
+                from = names.from;
+            }
+        }
         let until = (known.changed > began).then_some(known.changed);
         if let Some(last) = known.readings.back_mut()
             && last.until.is_none()
@@ -238,9 +265,7 @@ impl Rules {
             }
             last.until = Some(began);
         }
-        let before = known.readings.back().map(|last| last.rules.bases());
-        let moved = before.is_some_and(|before| before != rules.bases());
-        known.readings.push_back(Reading { began, ended, from, until, rules });
+        known.readings.push_back(Reading { began, ended, from, until, brief, rules });
         if known.readings.len() > MOST_READINGS {
             known.readings.pop_front();
         }
@@ -360,7 +385,7 @@ impl Known {
         self.readings.back().is_none_or(|last| {
             let changed = self.changed > last.began
                 && last.until.is_some_and(|until| time.saturating_add(NOTICED) > until);
-            changed || (1..MOST_FAILURES).contains(&self.failures)
+            changed || last.brief || (1..MOST_FAILURES).contains(&self.failures)
         })
     }
 

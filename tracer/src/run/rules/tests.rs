@@ -43,7 +43,11 @@ fn nftables(text: &str) -> Ruleset {
 
 fn read(rules: &mut Rules, at: u64, what: Ruleset) {
     rules.known.entry(1).or_default().tried = Some(at);
-    rules.take(Some(Read { netns: 1, began: at, ended: at + S / 10, rules: Ok(what) }));
+    take(rules, at, false, what);
+}
+
+fn take(rules: &mut Rules, at: u64, brief: bool, what: Ruleset) {
+    rules.take(Some(Read { netns: 1, began: at, ended: at + S / 10, brief, rules: Ok(what) }));
 }
 
 fn forward() -> InHook {
@@ -189,4 +193,39 @@ fn the_base_chain_is_found_where_the_kernel_does_not_tell_it() {
     let by = Decider::Nftables { table: 7, chain: 0, rule: RuleOrPolicy::Policy };
     let decided = rules.decided(1, 2 * S, forward(), &by).unwrap();
     assert_eq!((decided.policy, decided.chain.chain.as_str()), (Some(true), "FORWARD"));
+}
+
+fn only_names() -> Ruleset {
+    let mut names = nftables("x");
+    names.tables.values_mut().for_each(|table| table.chains[0].rules[0].text = None);
+    names
+}
+
+#[test]
+fn names_are_known_before_what_the_rules_say() {
+    let mut rules = Rules::new(Tools::default());
+    rules.follow([1].into_iter());
+    rules.known.entry(1).or_default().tried = Some(S);
+    let by = Decider::Nftables { table: 7, chain: 1, rule: RuleOrPolicy::Rule(5) };
+    let (_results, reading) = mpsc::unbounded_channel();
+    rules.reading = Some((1, reading));
+    take(&mut rules, S, true, only_names());
+    let decided = rules.decided(1, S / 2, forward(), &by).unwrap();
+    assert_eq!((decided.chain.table.as_str(), decided.text), ("t", None));
+    assert!(rules.could_tell(1, S / 2, Some(&by), false), "the rest is still being read");
+    rules.reading = None;
+    take(&mut rules, 2 * S, false, nftables("x"));
+    assert_eq!(text_at(&rules, S / 2).as_deref(), Some("x"));
+    assert!(!rules.could_tell(1, S / 2, Some(&by), false));
+}
+
+#[test]
+fn names_that_changed_meanwhile_leave_the_text_open() {
+    let mut rules = Rules::new(Tools::default());
+    rules.follow([1].into_iter());
+    take(&mut rules, S, true, only_names());
+    rules.changed(1, 2 * S, 2 * S);
+    take(&mut rules, 3 * S, false, nftables("x"));
+    assert_eq!(text_at(&rules, S), None);
+    assert_eq!(text_at(&rules, 4 * S).as_deref(), Some("x"));
 }
