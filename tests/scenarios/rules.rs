@@ -263,7 +263,7 @@ fn ten_thousand_rules() -> Result<()> {
     let start = Instant::now();
     let records = Trace::during(&lab, &["--ip", C1], || {
         // An emulated machine takes long to list as many.
-        thread::sleep(patience(Duration::from_secs(2)));
+        thread::sleep(patience(Duration::from_secs(5)));
         for _ in 0..100 {
             send(&lab, WORLD)?;
         }

@@ -219,17 +219,6 @@ impl Ruleset {
     /// does not belong to a rule that is known is left out.
     fn say(&mut self, tools: &Tools, label: &str) {
         let Some(nft) = &tools.nft else { return };
-        match nft.run(&["-j", "list", "ruleset"]).and_then(|json| structure::fill(self, &json)) {
-            Ok(()) => {}
-            Err(e) => {
-                self.incomplete = true;
-                log::info!("what the rules of {label} compare is not known: {e}");
-                // It would hang a second time.
-                if e.kind() == io::ErrorKind::TimedOut {
-                    return;
-                }
-            }
-        }
         // -s: without counters, which would make a text another one with every packet; -t: without
         // the elements of sets, of which there can be a million.
         match nft.run(&["-s", "-t", "-a", "list", "ruleset"]) {
@@ -237,6 +226,17 @@ impl Ruleset {
             Err(e) => {
                 self.incomplete = true;
                 log::info!("the text of the rules of {label} is not known: {e}");
+                // It would hang a second time.
+                if e.kind() == io::ErrorKind::TimedOut {
+                    return;
+                }
+            }
+        }
+        match nft.run(&["-j", "list", "ruleset"]).and_then(|json| structure::fill(self, &json)) {
+            Ok(()) => {}
+            Err(e) => {
+                self.incomplete = true;
+                log::info!("what the rules of {label} compare is not known: {e}");
             }
         }
     }

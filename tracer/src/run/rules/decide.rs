@@ -157,26 +157,27 @@ impl Known {
     }
 
     /// Keeps those ways that counted a packet between the last reading before that time and the first
-    /// one behind it, if any did.
+    /// one behind it, if any did. Without a reading before, those that ever counted one.
     fn keep_counted(&self, ways: &mut Vec<Way<'_>>, time: u64, of: &Table) {
-        let table = |reading: &'_ Reading| {
-            reading.rules.legacy.iter().position(|t| t.family == of.family && t.name == of.name)
+        let counts = |reading: Option<&Reading>, way: &Way<'_>| -> Option<u64> {
+            let mut tables = reading?.rules.legacy.iter();
+            let table = tables.find(|t| t.family == of.family && t.name == of.name)?;
+            match way {
+                Way::Policy(chain) => table.chain(&chain.name)?.base.as_ref()?.packets,
+                Way::Rule(_, rule) => {
+                    let (_, found) = table.rule(rule.handle)?;
+                    found.packets.filter(|_| found.text == rule.text)
+                }
+            }
         };
         let before = self.readings.iter().rev().find(|reading| reading.ended <= time);
-        let after = self.readings.iter().find(|reading| reading.began >= time);
-        let (Some(before), Some(after)) = (before, after) else { return };
-        let (Some(first), Some(second)) = (table(before), table(after)) else { return };
-        let (first, second) = (&before.rules.legacy[first], &after.rules.legacy[second]);
-        let of_policy = |table: &Table, name: &str| table.chain(name)?.base.as_ref()?.packets;
-        let of_rule = |table: &Table, rule: &Rule| {
-            let (_, found) = table.rule(rule.handle)?;
-            found.packets.filter(|_| found.text == rule.text)
+        let Some(after) = self.readings.iter().find(|reading| reading.began >= time) else {
+            return;
         };
-        let moved = |way: &Way<'_>| match way {
-            Way::Policy(chain) => of_policy(first, &chain.name).zip(of_policy(second, &chain.name)),
-            Way::Rule(_, rule) => of_rule(first, rule).zip(of_rule(second, rule)),
+        let has_moved = |way: &Way<'_>| {
+            let first = counts(before, way).unwrap_or_default();
+            counts(Some(after), way).is_none_or(|second| second > first)
         };
-        let has_moved = |way: &Way<'_>| moved(way).is_none_or(|(first, second)| second > first);
         if ways.iter().any(has_moved) {
             ways.retain(has_moved);
         }

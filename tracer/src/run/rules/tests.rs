@@ -177,6 +177,20 @@ fn of_legacy_rules_the_one_that_counted_decided() {
 }
 
 #[test]
+fn a_legacy_rule_that_never_counted_did_not_decide() {
+    let rule = |number, packets| {
+        rule(number, &format!("-A FORWARD -j {number}"), vec![Test::Unclear], End::Drop, packets)
+    };
+    let legacy = vec![table(Family::Ip, "filter", 0, vec![rule(1, 0), rule(2, 2)])];
+    let mut rules = Rules::new(Tools::default());
+    read(&mut rules, 3 * S, Ruleset { legacy, ..Ruleset::default() });
+    let ways = |time| rules.ways(1, time, &Packet::default(), &[suspect("iptables-legacy")]);
+    let numbers = |time| ways(time).unwrap().iter().map(|w| w.number.unwrap()).collect::<Vec<_>>();
+    assert_eq!(numbers(2 * S), [2]);
+    assert_eq!(numbers(4 * S), [1, 2], "the first may have counted since");
+}
+
+#[test]
 fn the_base_chain_is_found_where_the_kernel_does_not_tell_it() {
     let mut all = nftables("x");
     let table = all.tables.get_mut(&7).unwrap();
