@@ -15,7 +15,7 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process_group};
 
 /// How long a program may take. nft takes a third of a second for ten thousand rules.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Most bytes that are taken of what it prints: a hundred times those ten thousand rules.
 const MOST_BYTES: u64 = 256 << 20;

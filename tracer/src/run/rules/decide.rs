@@ -8,7 +8,7 @@ use crate::{
     host::{
         chains::{Family, Policy},
         ruleset::{
-            Base, Chain, Rule, Table,
+            Base, Chain, Rule, Ruleset, Table,
             ways::{self, Packet, Way},
         },
     },
@@ -61,7 +61,9 @@ impl Known {
         chains: &[BaseChain],
     ) -> Option<Vec<Decision>> {
         let mut all: Vec<Decision> = Vec::new();
-        for reading in readings {
+        // Tables of ebtables are read from when they are known to be in use.
+        let readings: Vec<_> = readings.iter().filter(|reading| reading.has_read(chains)).collect();
+        for reading in &readings {
             for chain in chains {
                 for way in self.ways_in(reading, time, packet, chain)? {
                     if !all.contains(&way) {
@@ -117,10 +119,7 @@ impl Known {
         let rules = &reading.rules;
         let is_legacy = chain.backend != "nftables";
         let table = if is_legacy {
-            rules
-                .legacy
-                .iter()
-                .find(|t| t.family.name() == chain.family && t.name == chain.table)?
+            legacy_table(rules, chain)?
         } else {
             match rules.table(&chain.family, &chain.table) {
                 Some(table) => table,
@@ -182,6 +181,18 @@ impl Known {
             ways.retain(has_moved);
         }
     }
+}
+
+impl Reading {
+    /// Whether the legacy tables of these chains are in it.
+    fn has_read(&self, chains: &[BaseChain]) -> bool {
+        let mut legacy = chains.iter().filter(|chain| chain.backend != "nftables");
+        legacy.all(|chain| legacy_table(&self.rules, chain).is_some())
+    }
+}
+
+fn legacy_table<'a>(rules: &'a Ruleset, chain: &BaseChain) -> Option<&'a Table> {
+    rules.legacy.iter().find(|t| t.family.name() == chain.family && t.name == chain.table)
 }
 
 /// The base chain of this handle, or the only one at the hook that can lead to the rule's chain.

@@ -188,6 +188,13 @@ fn a_legacy_rule_that_never_counted_did_not_decide() {
     let numbers = |time| ways(time).unwrap().iter().map(|w| w.number.unwrap()).collect::<Vec<_>>();
     assert_eq!(numbers(2 * S), [2]);
     assert_eq!(numbers(4 * S), [1, 2], "the first may have counted since");
+    let mut before = Rules::new(Tools::default());
+    before.follow([1].into_iter());
+    read(&mut before, S, Ruleset::default());
+    let ways = |rules: &Rules| rules.ways(1, 2 * S, &Packet::default(), &[suspect("legacy")]);
+    assert_eq!(ways(&before), None, "the table was not known to be in use");
+    read(&mut before, 3 * S, rules.known.remove(&1).unwrap().readings.remove(0).unwrap().rules);
+    assert_eq!(ways(&before).unwrap()[0].number, Some(2));
 }
 
 #[test]
