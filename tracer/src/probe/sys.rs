@@ -265,6 +265,9 @@ pub fn attach_kprobe_multi(program: BorrowedFd<'_>, functions: &[&str]) -> io::R
         .collect::<Result<_, _>>()
         .map_err(io::Error::other)?;
     let pointers: Vec<_> = functions.iter().map(|function| function.as_ptr()).collect();
+    // Nobody asks for them. But newer kernels print them to whoever reads the descriptor's entry
+    // in /proc/PID/fdinfo (`bpf_kprobe_multi_show_fdinfo`), and 6.18 dies of it where there are none.
+    let cookies = vec![0u64; pointers.len()];
     // SAFETY: as in `prog_load`.
     let mut attr: bpf_attr = unsafe { zeroed() };
     // SAFETY: zeros are valid for every member of the union.
@@ -274,7 +277,8 @@ pub fn attach_kprobe_multi(program: BorrowedFd<'_>, functions: &[&str]) -> io::R
     link.__bindgen_anon_3.kprobe_multi.cnt =
         u32::try_from(pointers.len()).map_err(io::Error::other)?;
     link.__bindgen_anon_3.kprobe_multi.syms = pointers.as_ptr() as u64;
-    // SAFETY: `attr` points at pointers to strings; both outlive the call.
+    link.__bindgen_anon_3.kprobe_multi.cookies = cookies.as_ptr() as u64;
+    // SAFETY: `attr` points at cookies, and at pointers to strings; all outlive the call.
     unsafe { bpf_fd(bpf_cmd::BPF_LINK_CREATE, &mut attr) }
 }
 
