@@ -1,8 +1,6 @@
 //! Wrong arguments, and things that go away while tracing.
 
 use std::{
-    collections::BTreeSet,
-    fs,
     process::{Command, Stdio},
     thread,
     time::{Duration, Instant},
@@ -150,7 +148,7 @@ fn killed_it_leaves_nothing_behind() -> Result<()> {
     let lab = Lab::standard()?;
     let before = filters(&lab)?;
     let trace = Trace::start(&lab, &["--ip", C1])?;
-    let (programs, links) = (held(trace.pid(), "prog_id:"), held(trace.pid(), "link_id:"));
+    let (programs, links) = (trace.programs(), trace.links());
     assert!(!programs.is_empty(), "no programs found in /proc/{}/fdinfo", trace.pid());
     trace.signal(Signal::KILL)?;
     let ended = trace.wait()?;
@@ -182,20 +180,6 @@ fn killed_it_leaves_nothing_behind() -> Result<()> {
     assert_eq!(filters(&lab)?, before);
     assert_eq!(traffic::ping(lab.netns("c1")?, WORLD, 1)?, 1);
     Ok(())
-}
-
-/// The ids that a process's file descriptors tell. (Reading that of a link by fprobe without cookies
-/// kills Linux 6.18.)
-fn held(pid: u32, key: &str) -> BTreeSet<u32> {
-    fs::read_dir(format!("/proc/{pid}/fdinfo"))
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter_map(|entry| fs::read_to_string(entry.path()).ok())
-        .filter_map(|info| {
-            info.lines().find_map(|line| line.strip_prefix(key)?.trim().parse().ok())
-        })
-        .collect()
 }
 
 /// The qdiscs and filters of every interface of the lab, as tc lists them.

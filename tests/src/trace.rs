@@ -1,7 +1,8 @@
 //! pathtrace, run in a lab.
 
 use std::{
-    env,
+    collections::BTreeSet,
+    env, fs,
     io::{self, BufRead, BufReader},
     path::PathBuf,
     process::{Child, Command, ExitStatus, Stdio},
@@ -130,6 +131,16 @@ impl Trace {
         self.child.id()
     }
 
+    /// Ids of the BPF programs that it holds.
+    pub fn programs(&self) -> BTreeSet<u32> {
+        held(self.pid(), "prog_id:")
+    }
+
+    /// Ids of the BPF links that it holds.
+    pub fn links(&self) -> BTreeSet<u32> {
+        held(self.pid(), "link_id:")
+    }
+
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
@@ -160,6 +171,20 @@ impl Trace {
         self.signal(Signal::INT)?;
         self.wait()?.records(lab)
     }
+}
+
+/// What the descriptors of a process tell. (Reading that of a link by fprobe without cookies kills Linux
+/// 6.18.)
+fn held(pid: u32, key: &str) -> BTreeSet<u32> {
+    fs::read_dir(format!("/proc/{pid}/fdinfo"))
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| fs::read_to_string(entry.path()).ok())
+        .filter_map(|info| {
+            info.lines().find_map(|line| line.strip_prefix(key)?.trim().parse().ok())
+        })
+        .collect()
 }
 
 impl Drop for Trace {

@@ -1,6 +1,7 @@
 //! What is attached while the load runs.
 
 use std::{
+    collections::BTreeSet,
     path::Path,
     process::{Command, Stdio},
 };
@@ -157,11 +158,11 @@ impl Attached<'_> {
         }
     }
 
-    /// Its process.
-    pub fn pid(&self) -> Option<u32> {
+    /// Ids of pathtrace's BPF programs; none of another's.
+    pub fn programs(&self) -> BTreeSet<u32> {
         match self {
-            Attached::Pathtrace(trace) => Some(trace.pid()),
-            Attached::Nothing | Attached::Other(_) => None,
+            Attached::Pathtrace(trace) => trace.programs(),
+            Attached::Nothing | Attached::Other(_) => BTreeSet::new(),
         }
     }
 }

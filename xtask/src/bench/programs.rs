@@ -1,7 +1,7 @@
 //! What each of pathtrace's programs costs a run, by the kernel's own statistics, their cost
 //! included.
 
-use std::{collections::HashSet, fs, path::Path};
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use aya::{
@@ -17,7 +17,7 @@ pub fn measure(lab: &Lab, binary: &Path, mode: &Mode) -> Result<()> {
     // Counts from here on, and no more once it is closed.
     let counting = enable_stats(Stats::RunTime).context("the kernel keeps no BPF statistics")?;
     let attached = mode.attach(lab, binary)?;
-    let own = attached.pid().map_or_else(HashSet::new, programs_of);
+    let own = attached.programs();
     load(lab)?;
     println!("\n{}: ns a run\n{:<22} {:>12} {:>8}", mode.name, "program", "runs", "ns");
     for program in loaded_programs().flatten().filter(|program| own.contains(&program.id())) {
@@ -29,17 +29,4 @@ pub fn measure(lab: &Lab, binary: &Path, mode: &Mode) -> Result<()> {
     }
     drop(counting);
     attached.end()
-}
-
-/// The ids of the BPF programs that a process holds.
-fn programs_of(pid: u32) -> HashSet<u32> {
-    fs::read_dir(format!("/proc/{pid}/fdinfo"))
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter_map(|entry| fs::read_to_string(entry.path()).ok())
-        .filter_map(|info| {
-            info.lines().find_map(|line| line.strip_prefix("prog_id:")?.trim().parse().ok())
-        })
-        .collect()
 }
