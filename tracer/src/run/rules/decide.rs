@@ -159,8 +159,7 @@ impl Known {
     /// one behind it, if any did. Without a reading before, those that ever counted one.
     fn keep_counted(&self, ways: &mut Vec<Way<'_>>, time: u64, of: &Table) {
         let counts = |reading: Option<&Reading>, way: &Way<'_>| -> Option<u64> {
-            let mut tables = reading?.rules.legacy.iter();
-            let table = tables.find(|t| t.family == of.family && t.name == of.name)?;
+            let table = reading?.rules.legacy(of.family, &of.name)?;
             match way {
                 Way::Policy(chain) => table.chain(&chain.name)?.base.as_ref()?.packets,
                 Way::Rule(_, rule) => {

@@ -3,9 +3,9 @@
 //! The rules of a namespace are read in a thread of their own, when it is first asked for them and
 //! when the kernel announces a change, at most once a second. Each reading stands for the time from
 //! the change before it to the change behind it, so that a packet is explained by the rules that it
-//! met. What the kernel tells at once (names and handles) comes first, what programs tell of the rules
-//! when they have. A handle is not enough for that: a rule that is replaced (`nft replace rule`) leaves its
-//! handle to the next.
+//! met. A handle is not enough for that: a rule that is replaced (`nft replace rule`) leaves its handle
+//! to the next. What the kernel tells at once (names and handles) is known first, what programs tell of
+//! the rules when they have.
 
 mod decide;
 #[cfg(test)]
