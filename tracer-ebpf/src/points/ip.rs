@@ -2,7 +2,7 @@
 
 use tracer_common::point::Point;
 
-use super::{Packet, seen};
+use super::{Packet, seen, tell_seen};
 use crate::{
     call::Call,
     emit::{Report, emit},
@@ -13,9 +13,7 @@ use crate::{
 /// `ip_rcv(skb, …)`, `ipv6_rcv(skb, …)`. A packet that came in a tunnel comes here again.
 #[inline(always)]
 pub fn receive(call: impl Call) {
-    let skb = call.argument(0);
-    mark(skb, 0);
-    seen(skb, Point::IpReceive);
+    seen_and_marked(call.argument(0), Point::IpReceive, 0);
 }
 
 /// `ip_forward(skb)`, `ip6_forward(skb)`: behind the routing decision.
@@ -31,16 +29,16 @@ pub fn forward(call: impl Call) {
 pub fn deliver(call: impl Call) {
     let skb = call.argument(0);
     clear_current(skb);
-    mark(skb, 1);
-    seen(skb, Point::IpLocalDeliver);
+    seen_and_marked(skb, Point::IpLocalDeliver, 1);
 }
 
-/// Whether the stack has the packet for itself.
+/// Reports a packet, if it is followed, and keeps whether the stack has it for itself.
 #[inline(always)]
-fn mark(skb: u64, arrived: u8) {
+fn seen_and_marked(skb: u64, point: Point, arrived: u8) {
     if let Some(sighting) = known(skb) {
         // SAFETY: a live map value; only the CPU that handles the packet touches it.
         unsafe { (*sighting.followed).arrived = arrived };
+        tell_seen(skb, &sighting, point);
     }
 }
 

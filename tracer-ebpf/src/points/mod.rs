@@ -132,9 +132,15 @@ fn report_known<S: Capture>(source: &S, point: Point, detail: impl Detail) {
 #[inline(always)]
 fn seen(skb: u64, point: Point) {
     if let Some(sighting) = known(skb) {
-        let packet = Packet::on_its_device(Skb::<Probe>::new(skb as *const u8));
-        emit(&packet, &sighting, &Report::plain(point));
+        tell_seen(skb, &sighting, point);
     }
+}
+
+/// Reports a followed packet that a kernel function was called with.
+#[inline(always)]
+fn tell_seen(skb: u64, sighting: &Sighting, point: Point) {
+    let packet = Packet::on_its_device(Skb::<Probe>::new(skb as *const u8));
+    emit(&packet, sighting, &Report::plain(point));
 }
 
 /// What is to be kept of a call till it returns: nothing unless the packet is followed.
