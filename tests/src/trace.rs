@@ -18,6 +18,8 @@ use crate::{Lab, Netns, Records, pace::patience, records::Names, sight};
 
 /// How long it may take to attach, and to end.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long it does nothing when it is at rest.
+const SETTLED_FOR: Duration = Duration::from_secs(2);
 
 /// A running pathtrace, killed when this is dropped.
 #[derive(Debug)]
@@ -141,6 +143,21 @@ impl Trace {
         held(self.pid(), "link_id:")
     }
 
+    /// Waits until it has nothing to do any more: it listed the rules, and no tool of its runs.
+    pub fn settle(&self) -> Result<()> {
+        let start = Instant::now();
+        let mut busy = cpu_time(self.pid())?;
+        loop {
+            thread::sleep(SETTLED_FOR);
+            let now = cpu_time(self.pid())?;
+            if now == busy && !has_children(self.pid()) {
+                return Ok(());
+            }
+            ensure!(start.elapsed() < patience(PATIENCE), "pathtrace does not come to rest");
+            busy = now;
+        }
+    }
+
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
@@ -171,6 +188,23 @@ impl Trace {
         self.signal(Signal::INT)?;
         self.wait()?.records(lab)
     }
+}
+
+/// What a process has used of processors, in tenths of a second; timers and small looks do not show.
+fn cpu_time(pid: u32) -> Result<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let behind_name = stat.rsplit_once(')').context("no name in stat")?.1;
+    let fields: Vec<&str> = behind_name.split_whitespace().collect();
+    let ticks: u64 =
+        [11, 12].iter().filter_map(|&index| fields.get(index)?.parse::<u64>().ok()).sum();
+    Ok(ticks / 10)
+}
+
+/// Whether a process runs others.
+fn has_children(pid: u32) -> bool {
+    fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten().any(|task| {
+        fs::read_to_string(task.path().join("children")).is_ok_and(|list| !list.is_empty())
+    })
 }
 
 /// What the descriptors of a process tell. (Reading that of a link by fprobe without cookies kills Linux

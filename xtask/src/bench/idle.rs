@@ -1,17 +1,15 @@
 //! What being attached costs where there is nothing to trace, and that it is the same with many
 //! rules.
 
-use std::{path::Path, thread, time::Duration};
+use std::path::Path;
 
 use anyhow::Result;
-use lab::{Lab, pace::patience};
+use lab::Lab;
 
 use super::{load, mode::Mode, rates::Rates};
 
 /// Rules of a large host.
 const RULES: usize = 10_000;
-/// How long it may take at most to list as many.
-const LISTING: Duration = Duration::from_secs(4);
 
 /// Rules that are there and that the load does not pass: what they themselves cost a packet would
 /// hide everything else.
@@ -57,7 +55,7 @@ fn ratio(lab: &Lab, binary: &Path, rounds: usize) -> Result<f64> {
         rates.add(0, load(lab)?);
         let attached = Mode::matching_nothing().attach(lab, binary)?;
         // Rules are listed once at the beginning, which is not what is measured.
-        thread::sleep(patience(LISTING));
+        attached.settle()?;
         rates.add(1, load(lab)?);
         attached.end()?;
     }

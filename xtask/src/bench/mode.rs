@@ -158,6 +158,14 @@ impl Attached<'_> {
         }
     }
 
+    /// Waits until pathtrace has nothing to do but to wait for packets.
+    pub fn settle(&self) -> Result<()> {
+        match self {
+            Attached::Pathtrace(trace) => trace.settle(),
+            Attached::Nothing | Attached::Other(_) => Ok(()),
+        }
+    }
+
     /// Ids of pathtrace's BPF programs; none of another's.
     pub fn programs(&self) -> BTreeSet<u32> {
         match self {
