@@ -117,6 +117,10 @@ offsets! {
     skb_next: "sk_buff", "next";
     /// Status bits of a connection.
     nf_conn_status: "nf_conn", "status";
+    /// Both tuples of a connection, each behind a `struct hlist_nulls_node`.
+    nf_conn_tuples: "nf_conn", "tuplehash";
+    /// Zone of a connection.
+    nf_conn_zone: "nf_conn", "zone.id";
     /// Mark of a connection.
     nf_conn_mark: "nf_conn", "mark";
     /// Device of a bridge's port.
@@ -196,6 +200,11 @@ pub struct State {
     pub linked: u32,
     /// Not 0: every expression of nftables that sets a verdict is watched.
     pub rules: u32,
+    /// Not 0: the function that looks packets up in connection tracking is watched. Else what it has
+    /// found is told at the end of the hook.
+    pub tracked: u32,
+    /// Not 0: there are [`Published`](crate::track::Published) addresses.
+    pub published: u32,
 }
 
 #[cfg(feature = "user")]

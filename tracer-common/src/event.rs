@@ -59,6 +59,9 @@ pub mod flags {
     /// Netfilter: who decided about the packet in the hook, where that was not to accept it. The
     /// detail is a [`Verdict`](super::detail::Verdict).
     pub const VERDICT: u8 = 8;
+    /// Conntrack: the bytes behind the event are the connection's tuples, not the packet's bytes:
+    /// a [`Connection`](super::Connection).
+    pub const CONNECTION: u8 = 16;
 }
 
 /// Values of [`Event::origin`].
@@ -101,6 +104,39 @@ pub mod verdict {
     pub const STOLEN: u8 = 2;
     /// NF_QUEUE.
     pub const QUEUE: u8 = 3;
+}
+
+/// Half of a connection, as the kernel keeps it: `struct nf_conntrack_tuple` of
+/// include/net/netfilter/nf_conntrack_tuple.h, the same from Linux 2.6.25 to 7.3.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ConnectionTuple {
+    /// Source address, network order; an IPv4 address is the first four bytes, zeros follow.
+    pub src: [u8; 16],
+    /// Source port, or the identifier of an ICMP echo. Network order.
+    pub sport: [u8; 2],
+    /// `NFPROTO_*`, native order: IPv4 2, IPv6 10.
+    pub l3: u16,
+    /// Destination address.
+    pub dst: [u8; 16],
+    /// Destination port, network order; of ICMP the type and the code.
+    pub dport: [u8; 2],
+    /// IP protocol number.
+    pub proto: u8,
+    /// 0 original, 1 reply.
+    pub direction: u8,
+}
+
+/// Both halves, as they stand in `nf_conn::tuplehash`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Connection {
+    /// As the side that began sends.
+    pub original: ConnectionTuple,
+    /// `struct hlist_nulls_node` of the second half. Of no use.
+    pub node: [u64; 2],
+    /// As the other side answers: NAT is what differs from the first half's reverse.
+    pub reply: ConnectionTuple,
 }
 
 /// One sighting of a followed packet.
@@ -221,15 +257,17 @@ pub mod detail {
         pub status: u32,
         /// Its mark.
         pub mark: u32,
+        /// Its zone; 0 is the one that all are in unless told otherwise.
+        pub zone: u16,
         /// `enum ip_conntrack_info`: 0 established, 1 related, 2 new, 3 established reply, 4 related
         /// reply, 7 untracked.
         pub info: u8,
         /// 1: the packet belongs to a connection. 0 with `info` other than 7: invalid.
         pub tracked: u8,
-        /// 1: `status` and `mark` are known.
+        /// 1: `status`, `mark` and `zone` are known.
         pub known: u8,
         /// Unused, 0.
-        pub pad: u8,
+        pub pad: [u8; 3],
     }
 
     /// `route`.

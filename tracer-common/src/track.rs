@@ -57,7 +57,7 @@ pub struct Decision {
 
 /// A learned reverse tuple: a key of the map `LEARNED`, whose value is when it was last seen (ns).
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Flow {
     /// Source address, IPv4 in its IPv4-mapped form.
     pub src: [u8; 16],
@@ -73,6 +73,21 @@ pub struct Flow {
     pub proto: u8,
     /// Unused, 0.
     pub pad: u16,
+}
+
+/// An address that a host publishes for a followed one (DNAT): a key of the map `PUBLISHED`. Packets to
+/// it are followed from wherever they are first seen.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Published {
+    /// The address, IPv4 in its IPv4-mapped form.
+    pub address: [u8; 16],
+    /// Port, host order; 0 for every packet to the address.
+    pub port: u16,
+    /// IP protocol number; 0 with port 0.
+    pub proto: u8,
+    /// Unused, 0.
+    pub pad: [u8; 5],
 }
 
 /// Flags of TCP that receive offload sets in the segment that takes in others: FIN and PSH.
@@ -123,6 +138,8 @@ mod pod {
     unsafe impl aya::Pod for super::Followed {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::Flow {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Published {}
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use aya_ebpf::{
     bindings::{BPF_RB_AVAIL_DATA, BPF_RB_FORCE_WAKEUP, BPF_RB_NO_WAKEUP},
-    helpers::{bpf_get_smp_processor_id, bpf_ktime_get_ns},
+    helpers::{bpf_get_smp_processor_id, bpf_ktime_get_ns, generated::bpf_probe_read_kernel},
 };
 use tracer_common::{
     event::{DetailWire, Event, Loss, flags, origin},
@@ -69,22 +69,53 @@ struct Record<const N: usize> {
 pub fn emit<S: Capture>(source: &S, sighting: &Sighting, report: &Report) {
     let snaplen = setting!(snaplen);
     if snaplen == 0 || !(S::ALWAYS || setting!(capture_everywhere) != 0) {
-        send::<S, 0>(source, sighting, report, 0);
+        send::<S, 0>(source, sighting, report, |_| (0, false));
     } else if snaplen <= SMALL as u32 {
-        send::<S, SMALL>(source, sighting, report, snaplen);
+        capture::<S, SMALL>(source, sighting, report, snaplen);
     } else if snaplen <= MEDIUM as u32 {
-        send::<S, MEDIUM>(source, sighting, report, snaplen);
+        capture::<S, MEDIUM>(source, sighting, report, snaplen);
     } else {
-        send::<S, LARGE>(source, sighting, report, snaplen);
+        capture::<S, LARGE>(source, sighting, report, snaplen);
     }
 }
 
+/// Sends one event with what a kernel structure holds behind it, in place of the packet's bytes.
+/// The report's flags say so; where it could not be read nothing is behind it.
 #[inline(always)]
-fn send<S: Capture, const N: usize>(
+pub fn emit_with<S: Source, const N: usize>(
+    source: &S,
+    sighting: &Sighting,
+    report: &Report,
+    structure: u64,
+) {
+    send::<S, N>(source, sighting, report, |into| {
+        // SAFETY: `into` has room for `N` bytes; the helper checks the address itself.
+        let code = unsafe { bpf_probe_read_kernel(into.cast(), N as u32, structure as *const _) };
+        (if code == 0 { N as u32 } else { 0 }, false)
+    });
+}
+
+#[inline(always)]
+fn capture<S: Capture, const N: usize>(
     source: &S,
     sighting: &Sighting,
     report: &Report,
     snaplen: u32,
+) {
+    send::<S, N>(source, sighting, report, |into| {
+        // SAFETY: `into` has room for `N` bytes, a power of two, and no more are asked for.
+        unsafe { source.capture::<N>(into, snaplen.min(N as u32)) }
+    });
+}
+
+/// `fill` writes at most `N` bytes behind the event, and tells how many and whether they begin with the
+/// link-layer header.
+#[inline(always)]
+fn send<S: Source, const N: usize>(
+    source: &S,
+    sighting: &Sighting,
+    report: &Report,
+    fill: impl FnOnce(*mut u8) -> (u32, bool),
 ) {
     // SAFETY: a live map value; only the CPU that handles the packet touches it.
     let known = unsafe { &mut *sighting.followed };
@@ -128,11 +159,7 @@ fn send<S: Capture, const N: usize>(
         (*e).origin = known.origin;
         (*e).tuple = known.tuple;
         (*e).detail = report.detail;
-        let (captured, link_header) = if N == 0 {
-            (0, false)
-        } else {
-            source.capture::<N>((&raw mut (*record).bytes).cast(), snaplen.min(N as u32))
-        };
+        let (captured, link_header) = fill((&raw mut (*record).bytes).cast());
         (*e).captured = captured;
         (*e).link_header = link_header as u8;
     }

@@ -10,9 +10,9 @@ use aya_ebpf::{
 };
 use tracer_common::{
     config::{Arguments, Offsets, Settings, State},
-    event::Loss,
+    event::{Loss, Tuple},
     filter::Filter,
-    track::{Decision, Flow, Followed},
+    track::{Decision, Flow, Followed, Published},
 };
 
 /// Offsets of kernel fields.
@@ -119,6 +119,15 @@ pub fn set_maybe_followed(address: u64) {
 /// Tuples that an answer to a followed flow will carry → when last seen (ns).
 #[map]
 pub static LEARNED: HashMap<Flow, u64> = HashMap::with_max_entries(16_384, 0);
+
+/// What ICMP errors quote, by their id: the user side looks it up when it is told of one. An LRU, for
+/// each is read once, and soon.
+#[map]
+pub static QUOTED: LruHashMap<u64, Tuple> = LruHashMap::with_max_entries(4096, 0);
+
+/// Addresses that are published for followed ones.
+#[map]
+pub static PUBLISHED: HashMap<Published, u8> = HashMap::with_max_entries(4096, 0);
 
 /// What was given up, by [`Loss`].
 #[map]

@@ -33,6 +33,8 @@ const ETH_P_8021AD: u16 = 0x88a8;
 const TCP: u8 = 6;
 const ICMP: u8 = 1;
 const ICMPV6: u8 = 58;
+/// Bytes before what an ICMP error quotes.
+const ICMP_HEADER: u64 = 8;
 
 /// Where the headers of a packet lie.
 #[derive(Clone, Copy)]
@@ -78,6 +80,27 @@ impl Headers {
         parse(bytes, &self, tuple)
     }
 
+    /// Where the network header lies that an ICMP error quotes; `tuple` is the error's own. 0: it is
+    /// none.
+    #[inline(always)]
+    pub fn quoted(&self, bytes_of: impl Bytes, tuple: &Tuple) -> u64 {
+        let own = match (tuple.family, tuple.proto) {
+            _ if tuple.later_fragment != 0 || self.network == 0 => return 0,
+            // Unreachable, source quench, redirect, time exceeded, parameter problem.
+            (family::IPV4, ICMP) if matches!(tuple.l4_kind, 3 | 4 | 5 | 11 | 12) => {
+                let mut first = [0; 1];
+                if !bytes_of.read(self.network, &mut first) {
+                    return 0;
+                }
+                u64::from(first[0] & 0x0f) * 4
+            }
+            // Unreachable, too big, time exceeded, parameter problem.
+            (family::IPV6, ICMPV6) if matches!(tuple.l4_kind, 1..=4) => 40,
+            _ => return 0,
+        };
+        self.network + own + ICMP_HEADER
+    }
+
     #[inline(always)]
     fn find_and_read(mut self, bytes: impl Bytes, tuple: &mut Tuple) -> bool {
         if (is_vlan(self.protocol) || self.network == 0) && !self.skip_vlan(bytes) {
@@ -121,26 +144,29 @@ impl Headers {
     }
 }
 
-/// A BPF subprogram, as the parsers are.
+/// A BPF subprogram, as the parsers are. ICMP may quote a packet whose addresses match.
 #[inline(never)]
 fn addresses_match<B: Bytes>(bytes: B, headers: &Headers, filter: &Filter) -> bool {
     match headers.protocol {
         ETH_P_IP => {
-            let mut both = [0; 8];
-            if headers.network + 20 > headers.end || !bytes.read(headers.network + 12, &mut both) {
+            // Time to live, protocol, checksum, source, destination.
+            let mut ip = [0; 12];
+            if headers.network + 20 > headers.end || !bytes.read(headers.network + 8, &mut ip) {
                 return true;
             }
-            let [a, b, c, d, e, f, g, h] = both;
-            filter.matches_addresses(&mapped_halves([a, b, c, d]), &mapped_halves([e, f, g, h]))
+            let [_, proto, _, _, a, b, c, d, e, f, g, h] = ip;
+            proto == ICMP
+                || filter
+                    .matches_addresses(&mapped_halves([a, b, c, d]), &mapped_halves([e, f, g, h]))
         }
         ETH_P_IPV6 => {
-            let mut both = [0u64; 4];
+            let mut ip = [0u64; 5];
             // SAFETY: as many bytes.
-            let into: &mut [u8; 32] = unsafe { &mut *(&raw mut both).cast() };
-            if headers.network + 40 > headers.end || !bytes.read(headers.network + 8, into) {
+            let into: &mut [u8; 40] = unsafe { &mut *(&raw mut ip).cast() };
+            if headers.network + 40 > headers.end || !bytes.read(headers.network, into) {
                 return true;
             }
-            filter.matches_addresses(&[both[0], both[1]], &[both[2], both[3]])
+            into[6] == ICMPV6 || filter.matches_addresses(&[ip[1], ip[2]], &[ip[3], ip[4]])
         }
         _ => true,
     }
@@ -190,20 +216,19 @@ fn ipv4<B: Bytes>(bytes: B, headers: &Headers, tuple: &mut Tuple) -> bool {
 
 #[inline(never)]
 fn ipv6<B: Bytes>(bytes: B, headers: &Headers, tuple: &mut Tuple) -> bool {
-    let mut ip = [0; 40];
-    if headers.network + 40 > headers.end || !bytes.read(headers.network, &mut ip) {
+    // The addresses go where they belong: the stack has no room for the whole header.
+    let mut ip = [0; 8];
+    if headers.network + 40 > headers.end
+        || !bytes.read(headers.network, &mut ip)
+        || !bytes.read(headers.network + 8, &mut tuple.src)
+        || !bytes.read(headers.network + 24, &mut tuple.dst)
+    {
         return false;
     }
     if ip[0] >> 4 != 6 {
         return false;
     }
     tuple.family = family::IPV6;
-    let mut i = 0;
-    while i < 16 {
-        tuple.src[i] = ip[8 + i];
-        tuple.dst[i] = ip[24 + i];
-        i += 1;
-    }
     tuple.ttl = ip[7];
     tuple.ip_id = u16::from_be_bytes([ip[2], ip[3]]);
     let mut at = headers.network + 40;

@@ -146,6 +146,13 @@ impl<A: Access> Skb<A> {
         A::read::<Address>(self.at, offset!(skb_head)) + u64::from(from_head)
     }
 
+    /// Its connection: a `struct nf_conn`, tagged in the lowest three bits with what the packet is to
+    /// it (`enum ip_conntrack_info`).
+    #[inline(always)]
+    pub fn connection(self) -> Address {
+        A::read(self.at, offset!(skb_nfct))
+    }
+
     /// The network namespace of its socket, by inode; 0 when it has none.
     #[inline(always)]
     pub fn socket_netns(self) -> u32 {

@@ -13,13 +13,13 @@ use tracer_common::{
     config::State,
     event::{Loss, Tuple, family},
     filter::{Filter, has_ports},
-    track::{Flow, Followed, has_same_ends},
+    track::{Flow, Followed, Published, has_same_ends},
 };
 
 use crate::{
     globals::{
-        CURRENT, Current, EVENTS, FOLLOWED, LEARNED, count, filter, is_maybe_followed,
-        set_maybe_followed, setting, state,
+        CURRENT, Current, EVENTS, FOLLOWED, LEARNED, PUBLISHED, QUOTED, count, filter,
+        is_maybe_followed, set_maybe_followed, setting, state,
     },
     packet::{Bytes, Headers},
     skb::{Access as _, Probe, offset},
@@ -209,14 +209,14 @@ impl Chance {
     #[inline(always)]
     fn of<S: Source>(source: &S) -> Option<Self> {
         // SAFETY: a live map value of integers.
-        let State { armed, learned, .. } = unsafe { *state()? };
+        let State { armed, learned, published, .. } = unsafe { *state()? };
         if armed == 0 {
             return None;
         }
         let filter = filter();
         let placed = (filter.netns.is_empty() && filter.iface.is_empty())
             || filter.matches_place(source.netns(), source.ifindex());
-        let answers = setting!(follow_replies) != 0 && learned != 0;
+        let answers = setting!(follow_replies) != 0 && (learned | published) != 0;
         (placed || answers).then_some(Self { placed, answers })
     }
 }
@@ -228,7 +228,12 @@ fn begin<S: Source>(source: &S, chance: Chance, fresh: &mut Followed) -> Option<
     let matches = chance.placed
         && matches_packet(filter, &fresh.tuple)
         && (filter.mac.is_empty() || filter.matches_macs(source.headers().macs(source.bytes())));
-    let learned = !matches && chance.answers && is_answer(&fresh.tuple);
+    let mut learned = !matches && chance.answers && is_answer(&fresh.tuple);
+    fresh.id = next_id();
+    let quoted = source.headers().quoted(source.bytes(), &fresh.tuple);
+    if quoted != 0 {
+        learned |= !matches & quotes_followed(source, quoted, chance, fresh);
+    }
     if !matches && !learned {
         return None;
     }
@@ -237,7 +242,6 @@ fn begin<S: Source>(source: &S, chance: Chance, fresh: &mut Followed) -> Option<
         count(Loss::Behind);
         return None;
     }
-    fresh.id = next_id();
     fresh.netns = source.netns();
     let address = source.address();
     set_maybe_followed(address);
@@ -274,6 +278,41 @@ pub fn inherit(parent: u64, child: u64, origin: u8) {
     if FOLLOWED.insert(&child, &fresh, 0).is_err() {
         count(Loss::TrackingFull);
     }
+}
+
+/// Whether the error in `fresh.tuple` quotes, at `network`, a packet whose answer would be followed: an
+/// error belongs to that. The quoted packet takes its place for a while: the stack has no room for both.
+#[inline(always)]
+fn quotes_followed<S: Source>(
+    source: &S,
+    network: u64,
+    chance: Chance,
+    fresh: &mut Followed,
+) -> bool {
+    let own = source.headers();
+    if !(Headers { ethernet: 0, network, ..own }).parse(source.bytes(), &mut fresh.tuple) {
+        fresh.tuple.family = family::OTHER;
+    }
+    let _ = QUOTED.insert(&fresh.id, &fresh.tuple, 0);
+    reverse(&mut fresh.tuple);
+    let followed = (chance.answers && is_learned(&fresh.tuple))
+        || (chance.placed && matches_packet(filter(), &fresh.tuple));
+    own.parse(source.bytes(), &mut fresh.tuple) && followed
+}
+
+/// The addresses and ports of an answer to a packet with these. An ICMP echo keeps its identifier.
+#[inline(always)]
+fn reverse(tuple: &mut Tuple) {
+    core::mem::swap(&mut tuple.src, &mut tuple.dst);
+    if has_ports(tuple) {
+        core::mem::swap(&mut tuple.sport, &mut tuple.dport);
+    }
+}
+
+/// A BPF subprogram, for the stack of its own.
+#[inline(never)]
+fn is_learned(tuple: &Tuple) -> bool {
+    LEARNED.get_ptr(&flow_of(tuple)).is_some()
 }
 
 /// A BPF subprogram: it is long, and many points end in it.
@@ -315,23 +354,21 @@ fn parent(address: u64, tuple: &Tuple) -> u64 {
 /// answer is to be followed: it would be, were there no NAT.
 #[inline(never)]
 fn learn(before: &Tuple, now: &Tuple) {
-    if !matches!(now.family, family::IPV4 | family::IPV6) {
+    // An ICMP error has no answer.
+    if !matches!(now.family, family::IPV4 | family::IPV6) || is_portless_icmp(now) {
         return;
     }
-    let undone = answering(before);
-    let answer = Tuple {
-        src: undone.src,
-        dst: undone.dst,
-        sport: undone.sport,
-        dport: undone.dport,
-        family: undone.family,
-        proto: undone.proto,
-        ..Tuple::default()
-    };
+    let mut answer = *before;
+    reverse(&mut answer);
     // The second condition: it was rewritten before, and that answer is followed.
-    if !matches_packet(filter(), &answer) && LEARNED.get_ptr(&undone).is_none() {
-        return;
+    if matches_packet(filter(), &answer) || is_learned(&answer) {
+        remember(now);
     }
+}
+
+/// Remembers what an answer to `now` carries. A BPF subprogram, for the stack of its own.
+#[inline(never)]
+fn remember(now: &Tuple) {
     // SAFETY: no preconditions.
     let time = unsafe { bpf_ktime_get_ns() };
     let key = answering(now);
@@ -346,13 +383,32 @@ fn learn(before: &Tuple, now: &Tuple) {
     }
 }
 
-/// Whether a packet answers a followed flow that left with rewritten addresses.
+/// ICMP that is no echo: nothing of it tells one exchange from another.
+#[inline(always)]
+fn is_portless_icmp(tuple: &Tuple) -> bool {
+    matches!((tuple.family, tuple.proto), (family::IPV4, 1) | (family::IPV6, 58))
+        && !matches!(tuple.l4_kind, 0 | 8 | 128 | 129)
+}
+
+/// Whether a packet answers a followed flow that left with rewritten addresses, or is sent to an address
+/// that is published for a followed one.
 #[inline(never)]
 fn is_answer(tuple: &Tuple) -> bool {
-    let Some(last_seen) = LEARNED.get_ptr_mut(&flow_of(tuple)) else { return false };
-    // SAFETY: a live map value; racing writers all write about now.
-    unsafe { *last_seen = bpf_ktime_get_ns() };
-    true
+    if let Some(last_seen) = LEARNED.get_ptr_mut(&flow_of(tuple)) {
+        // SAFETY: a live map value; racing writers all write about now.
+        unsafe { *last_seen = bpf_ktime_get_ns() };
+        return true;
+    }
+    // SAFETY: a live map value of integers.
+    if state().is_none_or(|state| unsafe { (*state).published } == 0) {
+        return false;
+    }
+    let mut key = Published { address: tuple.dst, ..Published::default() };
+    if PUBLISHED.get_ptr(&key).is_some() {
+        return true;
+    }
+    (key.port, key.proto) = (tuple.dport, tuple.proto);
+    has_ports(tuple) && PUBLISHED.get_ptr(&key).is_some()
 }
 
 #[inline(always)]

@@ -1,9 +1,11 @@
 //! Connection tracking and address translation.
 
 use tracer_common::{
+    config::ABSENT,
     event::{
-        decider,
+        Connection, decider,
         detail::{Conntrack, Detail as _},
+        flags,
     },
     point::Point,
     track::Decision,
@@ -12,16 +14,18 @@ use tracer_common::{
 use super::{Packet, keep, netfilter};
 use crate::{
     call::{Call, Kept},
-    emit::{Report, emit},
-    skb::{Access as _, Probe, Skb, offset},
-    track::reparse,
+    emit::{Report, emit, emit_with},
+    globals::state,
+    skb::{Access, Probe, Skb, offset},
+    track::{Sighting, reparse},
 };
-use tracer_common::config::ABSENT;
 
 /// `NF_ACCEPT`.
 const ACCEPT: u32 = 1;
 /// `NFCT_INFOMASK`: the lowest bits of `_nfct`.
 const INFO: u64 = 7;
+/// Bytes of `struct hlist_nulls_node`.
+const NODE: u64 = 16;
 
 /// `nf_conntrack_in(skb, state)`: looks the packet up.
 #[inline(always)]
@@ -45,25 +49,51 @@ pub fn leave(kept: &Kept, result: u64) {
         return netfilter::decided(kept, result);
     }
     if let Some(sighting) = kept.sighting() {
-        let at = kept.skb as *const u8;
-        let tagged: u64 = Probe::read(at, offset!(skb_nfct));
-        let connection = (tagged & !INFO) as *const u8;
-        let known = !connection.is_null() && offset!(nf_conn_status) != ABSENT;
-        let mut detail = Conntrack {
-            info: (tagged & INFO) as u8,
-            tracked: !connection.is_null() as u8,
-            known: known as u8,
-            ..Conntrack::default()
-        };
-        if known {
-            detail.status = Probe::read::<u64>(connection, offset!(nf_conn_status)) as u32;
-            detail.mark = Probe::read(connection, offset!(nf_conn_mark));
-        }
-        let packet = Packet::on_its_device(Skb::<Probe>::new(at));
-        let report = Report { point: Point::Conntrack as u8, flags: 0, detail: detail.to_wire() };
-        emit(&packet, &sighting, &report);
+        let packet = Packet::on_its_device(Skb::<Probe>::new(kept.skb as *const u8));
+        tell(&packet, &sighting, packet.skb.connection());
         netfilter::accepted(&sighting, kept.skb);
     }
+}
+
+/// Tells what a packet is to its connection, at the end of a hook: where the function that finds it is
+/// not watched. A packet without one is not told of: there may be no connection tracking at all.
+#[inline(always)]
+pub fn found<A: Access>(packet: &Packet<A>, sighting: &Sighting) {
+    // SAFETY: a live map value of integers.
+    if state().is_none_or(|state| unsafe { (*state).tracked } != 0) {
+        return;
+    }
+    let tagged = packet.skb.connection();
+    if tagged != 0 {
+        tell(packet, sighting, tagged);
+    }
+}
+
+/// `tagged`: the connection, and in the lowest bits what the packet is to it.
+#[inline(always)]
+fn tell<A: Access>(packet: &Packet<A>, sighting: &Sighting, tagged: u64) {
+    let connection = (tagged & !INFO) as *const u8;
+    let mut detail = Conntrack {
+        info: (tagged & INFO) as u8,
+        tracked: !connection.is_null() as u8,
+        ..Conntrack::default()
+    };
+    let report = |detail: Conntrack, flags| Report {
+        point: Point::Conntrack as u8,
+        flags,
+        detail: detail.to_wire(),
+    };
+    if connection.is_null() || offset!(nf_conn_status) == ABSENT {
+        return emit(packet, sighting, &report(detail, 0));
+    }
+    detail.known = 1;
+    detail.status = Probe::read::<u64>(connection, offset!(nf_conn_status)) as u32;
+    detail.mark = Probe::read(connection, offset!(nf_conn_mark));
+    detail.zone = Probe::read(connection, offset!(nf_conn_zone));
+    // Behind the `struct hlist_nulls_node` of the first half.
+    let tuples = connection as u64 + u64::from(offset!(nf_conn_tuples)) + NODE;
+    let report = report(detail, flags::CONNECTION);
+    emit_with::<_, { size_of::<Connection>() }>(packet, sighting, &report, tuples);
 }
 
 /// `__nf_conntrack_confirm(skb)`: makes a new connection known, behind all chains of a hook.

@@ -21,7 +21,7 @@ use tracer_common::{
     track::{Decision, Followed},
 };
 
-use super::{Packet, keep, nftables};
+use super::{Packet, conntrack, keep, nftables};
 use crate::{
     call::{Call, Kept},
     emit::{Capture, Report, emit},
@@ -244,7 +244,11 @@ pub fn exit(ctx: *mut c_void) -> i32 {
 
 /// A followed packet has left a hook, accepted by all that is in it.
 #[inline(always)]
-fn left<S: Capture>(packet: &S, sighting: &Sighting, state: &State) {
+fn left<A: Access>(packet: &Packet<A>, sighting: &Sighting, state: &State) {
+    // Before what NAT made of the packet is told, which it does because of it.
+    if state.is_ip() && matches!(state.hook, PRE_ROUTING | LOCAL_OUT) {
+        conntrack::found(packet, sighting);
+    }
     // SAFETY: a live map value; only the CPU that handles the packet touches it.
     let followed = unsafe { &mut *sighting.followed };
     let in_hook = followed.hook;

@@ -71,6 +71,20 @@ pub struct Headers {
     pub later_fragment: bool,
 }
 
+impl Headers {
+    /// Whether it is an ICMP error, which quotes the packet that it is about.
+    pub fn is_icmp_error(&self) -> bool {
+        match (self.family, self.proto) {
+            _ if self.later_fragment => false,
+            // Unreachable, source quench, redirect, time exceeded, parameter problem.
+            (Family::Ipv4, 1) => matches!(self.l4_kind, 3 | 4 | 5 | 11 | 12),
+            // Unreachable, too big, time exceeded, parameter problem.
+            (Family::Ipv6, 58) => matches!(self.l4_kind, 1..=4),
+            _ => false,
+        }
+    }
+}
+
 /// `enum nf_inet_hooks`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -328,6 +342,12 @@ pub enum What {
         status: Option<u32>,
         /// Its mark, where known.
         mark: Option<u32>,
+        /// Its zone, where known; 0 is the one that all are in unless told otherwise.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        zone: Option<u16>,
+        /// Both its tuples, where known.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        connection: Option<Box<Connection>>,
     },
     /// Somebody decided about the packet in a netfilter hook, and not to accept it. It may come
     /// right before the `drop`; its hook is that of the last [`What::HookEnter`], or one of which
@@ -472,6 +492,9 @@ pub struct Event {
     /// It matched as the answer to a followed flow, not by the filter; only with `begin`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub learned: bool,
+    /// It is an ICMP error: the packet that it quotes, as far as it does; only with `begin`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quoted: Option<Box<Headers>>,
     /// Address of the kernel's `struct sk_buff`.
     pub skb: u64,
     /// Where.
@@ -491,6 +514,35 @@ pub struct Event {
 
 fn is_clone(origin: &Origin) -> bool {
     *origin == Origin::Clone
+}
+
+/// One direction of a connection, as connection tracking knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Tuple {
+    /// Source address.
+    pub src: IpAddr,
+    /// Destination address.
+    pub dst: IpAddr,
+    /// Source port, or the identifier of an ICMP echo (in both directions).
+    pub sport: u16,
+    /// Destination port; 0 for ICMP.
+    pub dport: u16,
+}
+
+/// A connection, as the kernel tracks it: what NAT does to it is the difference between the one tuple and
+/// the reverse of the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Connection {
+    /// IPv4 or IPv6.
+    pub family: Family,
+    /// IP protocol number.
+    pub proto: u8,
+    /// As the side that began sends.
+    pub original: Tuple,
+    /// As the other side answers.
+    pub reply: Tuple,
+    /// The packet that this was told with goes in the reply's direction.
+    pub is_reply: bool,
 }
 
 /// What a packet is to its connection (`enum ip_conntrack_info`).

@@ -9,8 +9,8 @@ use tracer_common::{
 };
 
 use super::{
-    Captured, ConntrackState, Consumer, Decider, Event, Family, Headers, Hook, HookFamily, InHook,
-    Origin, PacketId, Place, RuleOrPolicy, Verdict, What,
+    self as event, Captured, Connection, ConntrackState, Consumer, Decider, Event, Family, Headers,
+    Hook, HookFamily, InHook, Origin, PacketId, Place, RuleOrPolicy, Verdict, What,
 };
 
 /// Why a record could not be read: the kernel side and the user side disagree on the layout.
@@ -58,15 +58,13 @@ pub fn decode(record: &[u8]) -> Result<Event, WireError> {
     // SAFETY: the record holds at least size_of::<raw::Event>() bytes, and raw::Event is
     // `repr(C)` of integers, valid for every bit pattern.
     let e = unsafe { record.as_ptr().cast::<raw::Event>().read_unaligned() };
-    let bytes = match e.captured as usize {
-        0 => None,
-        n => Some(Captured {
-            link_header: e.link_header != 0,
-            data: Bytes::copy_from_slice(
-                record.get(head..head + n).ok_or_else(|| short(head + n))?,
-            ),
-        }),
-    };
+    let behind = head + e.captured as usize;
+    let behind = record.get(head..behind).ok_or_else(|| short(behind))?;
+    let is_packet = e.flags & flags::CONNECTION == 0 && !behind.is_empty();
+    let bytes = is_packet.then(|| Captured {
+        link_header: e.link_header != 0,
+        data: Bytes::copy_from_slice(behind),
+    });
     let begin = e.flags & flags::BEGIN != 0;
     Ok(Event {
         time: e.time,
@@ -86,12 +84,23 @@ pub fn decode(record: &[u8]) -> Result<Event, WireError> {
         cpu: e.cpu,
         len: e.len,
         headers: headers(&e.tuple),
-        what: what(&e)?,
+        quoted: None,
+        what: what(&e, behind)?,
         bytes,
     })
 }
 
-fn what(e: &raw::Event) -> Result<What, WireError> {
+/// The connection behind an event; zeros where the kernel side could not read it.
+fn tuples(behind: &[u8]) -> raw::Connection {
+    if behind.len() < size_of::<raw::Connection>() {
+        return raw::Connection::default();
+    }
+    // SAFETY: there are as many bytes, and a `raw::Connection` is `repr(C)` of integers, valid for
+    // every bit pattern.
+    unsafe { behind.as_ptr().cast::<raw::Connection>().read_unaligned() }
+}
+
+fn what(e: &raw::Event, behind: &[u8]) -> Result<What, WireError> {
     let point = Point::from_wire(e.point).ok_or(WireError::UnknownPoint(e.point))?;
     Ok(match point {
         Point::DevQueue => What::DevQueue,
@@ -121,6 +130,12 @@ fn what(e: &raw::Event) -> Result<What, WireError> {
                 state: conntrack_state(&d),
                 status: known.then_some(d.status),
                 mark: known.then_some(d.mark),
+                zone: known.then_some(d.zone),
+                connection: if e.flags & flags::CONNECTION != 0 {
+                    connection(&tuples(behind), d.info).map(Box::new)
+                } else {
+                    None
+                },
             }
         }
         Point::NfPrerouting
@@ -202,6 +217,30 @@ fn in_hook(raw: raw::detail::Hook) -> Result<InHook, WireError> {
     Ok(InHook { hook: Hook::of(family, raw.hook).ok_or(unknown)?, family, passed: raw.passed })
 }
 
+/// `info`: `enum ip_conntrack_info`, from 3 on the reply's.
+fn connection(raw: &raw::Connection, info: u8) -> Option<Connection> {
+    let family = match i32::from(raw.original.l3) {
+        libc::NFPROTO_IPV4 => Family::Ipv4,
+        libc::NFPROTO_IPV6 => Family::Ipv6,
+        _ => return None,
+    };
+    let proto = raw.original.proto;
+    let address = |bytes: [u8; 16]| match family {
+        Family::Ipv6 => IpAddr::from(bytes),
+        _ => IpAddr::from([bytes[0], bytes[1], bytes[2], bytes[3]]),
+    };
+    // Of ICMP the type and the code stand in place of the port.
+    let has_ports = !matches!(proto, 1 | 58);
+    let tuple = |raw: &raw::ConnectionTuple| event::Tuple {
+        src: address(raw.src),
+        dst: address(raw.dst),
+        sport: u16::from_be_bytes(raw.sport),
+        dport: if has_ports { u16::from_be_bytes(raw.dport) } else { 0 },
+    };
+    let (original, reply) = (tuple(&raw.original), tuple(&raw.reply));
+    Some(Connection { family, proto, original, reply, is_reply: matches!(info, 3 | 4) })
+}
+
 fn conntrack_state(d: &raw::detail::Conntrack) -> ConntrackState {
     match (d.tracked, d.info) {
         (_, 7) => ConntrackState::Untracked,
@@ -245,7 +284,8 @@ fn verdict_of(number: u8) -> Option<Verdict> {
     }
 }
 
-fn headers(t: &Tuple) -> Headers {
+/// The headers in the form of [`Event::headers`].
+pub fn headers(t: &Tuple) -> Headers {
     Headers {
         family: match t.family {
             family::IPV4 => Family::Ipv4,

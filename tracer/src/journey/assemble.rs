@@ -17,7 +17,7 @@ use super::{
     hops::{End, Path},
     is_delivery,
 };
-use crate::event::{Headers, Origin, PacketId, What};
+use crate::event::{Headers, Hook, HookFamily, Origin, PacketId, What};
 
 /// The bounds of an [`Assembler`].
 #[derive(Clone, Copy, Debug)]
@@ -164,22 +164,41 @@ impl<B: Benign> Assembler<B> {
                 let Some(first) = self.next_deadline(u64::MAX) else { break };
                 self.end(first, Cause::Evicted, done);
             }
-            let member = self.flows.join(&event.headers, event.begin);
+            let member = match &event.quoted {
+                Some(quoted) => self.flows.quoting(quoted),
+                None => self.flows.join(&event.headers, event.begin, sender(&event)),
+            };
             let scheduled = event.time.saturating_add(self.limits.lost_after);
             self.deadlines.insert((scheduled, id));
             self.making.insert(id, Making::new(&event, member, scheduled));
         }
         let Some(making) = self.making.get_mut(&id) else { return };
         let headers = event.headers;
+        let connection = match &event.what {
+            What::Conntrack { connection: Some(connection), .. } => Some(**connection),
+            _ => None,
+        };
+        if let Some(quoted) = &event.quoted {
+            // Another event may have come first.
+            if !making.events.is_empty() {
+                making.member = self.flows.quoting(quoted);
+            }
+            making.quoted = Some(**quoted);
+        }
         if !making.insert(event) {
             self.counts.duplicate += 1;
             return;
         }
-        let told = !headers.later_fragment
+        // What an error is addressed with is no flow's, and its connection the one of what it quotes.
+        let told = making.quoted.is_none()
+            && !headers.later_fragment
             && (headers.family, headers.proto) == (making.headers.family, making.headers.proto);
         if told && Key::of(&headers) != making.key {
             making.key = Key::of(&headers);
             making.member = self.flows.learn(making.member, &making.headers, &headers);
+        }
+        if let (Some(connection), None) = (connection, making.quoted) {
+            making.member = self.flows.connect(making.member, &connection);
         }
         if making.end_seen && making.whole() {
             self.end(id, Cause::Over, done);
@@ -255,7 +274,7 @@ impl<B: Benign> Assembler<B> {
         let (headers, start, parent) = (first.event.headers, first.event.time, making.parent);
         let Some(last) = making.events.last() else { return };
         let (skb, last_headers) = (last.event.skb, last.event.headers);
-        let member = self.flows.settle(making.member, &making.headers);
+        let (began_as, quoted, told) = (making.headers, making.quoted, making.member);
 
         let path =
             Path::new(parent, pieces, making.events.into_iter().map(|s| s.event), &self.benign);
@@ -271,11 +290,22 @@ impl<B: Benign> Assembler<B> {
             return;
         }
         self.finished += 1;
+        let receiver = match outcome {
+            Outcome::Delivered { hop } => path.hops.get(hop).map(|hop| hop.place.netns),
+            _ => None,
+        };
+        let (member, flow) = match quoted {
+            Some(quoted) => (told, self.flows.describe_quoted(told, &quoted)),
+            None => {
+                let member = self.flows.settle(told, &began_as, &last_headers, receiver);
+                (member, self.flows.describe(member, &headers, &last_headers))
+            }
+        };
         done.push(Journey {
             number: self.finished,
             id,
             parent: parent.map(|(parent, _)| parent),
-            flow: self.flows.describe(member, &headers, &last_headers),
+            flow,
             direction: member.direction,
             nat: path.nat,
             headers,
@@ -322,6 +352,19 @@ fn outcome(path: &Path, cause: Cause, quiet: bool, cut: bool, pieces: bool) -> O
     }
 }
 
+/// The namespace that has just sent the packet of this event, if it is seen doing so.
+fn sender(event: &Event) -> Option<u32> {
+    let sends = match &event.what {
+        What::HookEnter { hook, .. } => {
+            hook.hook == Hook::Output && matches!(hook.family, HookFamily::Ipv4 | HookFamily::Ipv6)
+        }
+        What::DevQueue => true,
+        _ => false,
+    };
+    (event.begin && event.parent.is_none() && event.place.netns != 0 && sends)
+        .then_some(event.place.netns)
+}
+
 /// A journey in the making.
 #[derive(Debug)]
 struct Making {
@@ -333,6 +376,8 @@ struct Making {
     headers: Headers,
     /// The last tuple that the flow table was told.
     key: Key,
+    /// It is an ICMP error: the packet that it quotes.
+    quoted: Option<Headers>,
     end_seen: bool,
     /// It was cut into others.
     pieces: bool,
@@ -356,6 +401,7 @@ impl Making {
             member,
             headers: event.headers,
             key: Key::of(&event.headers),
+            quoted: None,
             end_seen: false,
             pieces: false,
             last_seen: 0,

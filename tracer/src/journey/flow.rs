@@ -3,13 +3,17 @@
 //! The table maps every tuple a conversation was seen with to its flow and the side that sends
 //! it. A packet registers the tuple it is first seen with and, when it is rewritten on its way,
 //! the tuple it becomes; both also in reverse. So the answer is known by whichever of these it
-//! is first seen with, also at the NIC, before its NAT is undone.
+//! is first seen with, also at the NIC, before its NAT is undone. Connection tracking tells both
+//! tuples at once, and which side began; so does what an ICMP error quotes.
+//!
+//! Two namespaces may have the same addresses. What a namespace sends is told apart by that, and what
+//! it receives by what it has sent.
 
 use std::{collections::HashMap, net::IpAddr, num::NonZeroUsize};
 
 use lru::LruCache;
 
-use crate::event::{Family, Headers};
+use crate::event::{Connection, Family, Headers, Tuple};
 
 /// Number of a flow in this trace, from 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -67,6 +71,19 @@ impl Key {
     pub(super) fn of(headers: &Headers) -> Self {
         let (src, dst) = ends(headers);
         Self { family: headers.family, proto: headers.proto, src, dst }
+    }
+
+    /// The key of packets that carry this tuple of a connection. The identifier of an ICMP echo is in
+    /// both its tuples; it belongs to the side that asked.
+    fn of_tuple(connection: &Connection, tuple: Tuple, is_reply: bool) -> Self {
+        let Connection { family, proto, .. } = *connection;
+        let Tuple { src, dst, sport, dport } = tuple;
+        let (src, dst) = if is_reply && matches!(proto, ICMP | ICMPV6) {
+            ((src, dport), (dst, sport))
+        } else {
+            ((src, sport), (dst, dport))
+        };
+        Self { family, proto, src, dst }
     }
 
     fn reverse(self) -> Self {
@@ -142,22 +159,41 @@ pub(super) struct Membership {
     pub(super) direction: Direction,
 }
 
-/// Most tuples kept of one flow; NAT needs four.
-const KEYS_OF_A_FLOW: usize = 8;
+/// Most tuples kept of one flow; NAT needs four, and again for each namespace that does it.
+const KEYS_OF_A_FLOW: usize = 16;
+
+/// Which packets of a key: those that this namespace sends, or, with 0, any.
+type Sender = u32;
+const ANY: Sender = 0;
 
 #[derive(Debug)]
 struct Entry {
     flow: Flow,
-    keys: Vec<Key>,
+    keys: Vec<(Key, Sender)>,
     /// The packet that began it was not seen yet as it was sent, only answers or what NAT made
     /// of it: how it was sent is deduced from these.
     deduced: bool,
+    /// Which side began is more than a guess: a packet or connection tracking said so.
+    told: bool,
+    /// The namespaces that send, of the side that began and of the other; [`ANY`] where not known.
+    senders: [Sender; 2],
+}
+
+impl Entry {
+    /// How its packets were sent was not seen.
+    fn is_guessed(&self) -> bool {
+        self.deduced || (!self.told && self.senders == [ANY; 2])
+    }
+
+    fn sender(&mut self, direction: Direction) -> &mut Sender {
+        &mut self.senders[usize::from(direction == Direction::Reply)]
+    }
 }
 
 /// The flows of a trace, the least recently used forgotten when there are too many.
 #[derive(Debug)]
 pub(super) struct FlowTable {
-    keys: HashMap<Key, Membership>,
+    keys: HashMap<(Key, Sender), Membership>,
     flows: LruCache<FlowId, Entry>,
     made: u64,
     evicted: u64,
@@ -179,31 +215,89 @@ impl FlowTable {
     }
 
     /// The flow that a packet belongs to by its headers, a new one if there is none yet. `begin`:
-    /// this is where the packet was first seen.
-    pub(super) fn join(&mut self, headers: &Headers, begin: bool) -> Membership {
+    /// this is where the packet was first seen. `sender`: the namespace that has just sent it, if
+    /// it was seen doing so.
+    pub(super) fn join(
+        &mut self,
+        headers: &Headers,
+        begin: bool,
+        sender: Option<u32>,
+    ) -> Membership {
         let key = Key::of(headers);
         let told = told_direction(headers);
-        if let Some(known) = self.keys.get(&key).copied()
-            && told.is_none_or(|direction| direction == known.direction)
-        {
+        if let Some(known) = self.owner(key, told, sender) {
             self.flows.promote(&known.flow);
+            self.tell(known, told.is_some(), key, sender);
             return known;
         }
         let direction = told.unwrap_or(Direction::Original);
+        let deduced = direction == Direction::Reply || !begin;
+        let membership = self.begin(key, direction, deduced);
+        self.register(key, membership);
+        self.tell(membership, told.is_some(), key, sender);
+        membership
+    }
+
+    /// The place of an ICMP error: in the flow of the packet that it quotes, on the way back to the
+    /// side that sent that.
+    pub(super) fn quoting(&mut self, quoted: &Headers) -> Membership {
+        let key = Key::of(quoted);
+        let known = self.keys.get(&(key, ANY)).copied().unwrap_or_else(|| {
+            let direction = told_direction(quoted).unwrap_or(Direction::Original);
+            let membership = self.begin(key, direction, true);
+            self.register(key, membership);
+            membership
+        });
+        self.flows.promote(&known.flow);
+        Membership { direction: known.direction.reverse(), ..known }
+    }
+
+    /// The flow of these packets, if they can be its.
+    fn owner(
+        &mut self,
+        key: Key,
+        told: Option<Direction>,
+        sender: Option<u32>,
+    ) -> Option<Membership> {
+        let fits = |known: &Membership| told.is_none_or(|direction| direction == known.direction);
+        let of = |table: &Self, sender| table.keys.get(&(key, sender)).copied().filter(fits);
+        let Some(sender) = sender else { return of(self, ANY) };
+        if let Some(known) = of(self, sender) {
+            return Some(known);
+        }
+        let known = of(self, ANY)?;
+        let entry = self.flows.peek_mut(&known.flow)?;
+        matches!(*entry.sender(known.direction), known if known == ANY || known == sender)
+            .then_some(known)
+    }
+
+    /// Takes note of what a packet has told.
+    fn tell(&mut self, member: Membership, direction: bool, key: Key, sender: Option<u32>) {
+        let Some(entry) = self.flows.peek_mut(&member.flow) else { return };
+        entry.told |= direction;
+        let Some(sender) = sender else { return };
+        *entry.sender(member.direction) = sender;
+        self.insert((key, sender), member);
+    }
+
+    fn begin(&mut self, key: Key, direction: Direction, deduced: bool) -> Membership {
         let forward = if direction == Direction::Original { key } else { key.reverse() };
         self.made += 1;
         let flow = FlowId(self.made);
-        let deduced = direction == Direction::Reply || !begin;
-        let entry = Entry { flow: forward.flow(flow), keys: Vec::with_capacity(4), deduced };
+        let entry = Entry {
+            flow: forward.flow(flow),
+            keys: Vec::with_capacity(4),
+            deduced,
+            told: false,
+            senders: [ANY; 2],
+        };
         if let Some((old, entry)) = self.flows.push(flow, entry) {
             self.evicted += 1;
             for key in entry.keys {
                 self.forget(key, old);
             }
         }
-        let membership = Membership { flow, direction };
-        self.register(key, membership);
-        membership
+        Membership { flow, direction }
     }
 
     /// A packet of `member` that began as `first` has become `now`. The packet's flow is
@@ -215,7 +309,7 @@ impl FlowTable {
         now: &Headers,
     ) -> Membership {
         let key = Key::of(now);
-        let answers = self.keys.get(&key).copied().filter(|owner| {
+        let answers = self.keys.get(&(key, ANY)).copied().filter(|owner| {
             owner.flow != member.flow
                 && owner.direction == Direction::Reply
                 && told_direction(now) != Some(Direction::Original)
@@ -226,6 +320,61 @@ impl FlowTable {
         }
         self.register(key, member);
         member
+    }
+
+    /// Connection tracking has found the connection of a packet of `member`: which side began, and the
+    /// tuples of both. The packet's flow is returned: another one when that connection is known, and
+    /// how the packet was sent was not seen.
+    pub(super) fn connect(&mut self, member: Membership, connection: &Connection) -> Membership {
+        let direction = if connection.is_reply { Direction::Reply } else { Direction::Original };
+        let original = Key::of_tuple(connection, connection.original, false);
+        let reply = Key::of_tuple(connection, connection.reply, true);
+        let mut member = member;
+        if self.flows.peek(&member.flow).is_some_and(Entry::is_guessed) {
+            let owner = [original, reply.reverse()].into_iter().find_map(|key| {
+                self.keys.get(&(key, ANY)).copied().filter(|owner| owner.flow != member.flow)
+            });
+            if let Some(owner) = owner {
+                let same = direction == Direction::Original;
+                let direction = if same { owner.direction } else { owner.direction.reverse() };
+                member = Membership { direction, ..owner };
+            }
+        }
+        if let Some(entry) = self.flows.peek_mut(&member.flow) {
+            let guessed = !entry.told;
+            entry.told = true;
+            if guessed && member.direction != direction {
+                member.direction = direction;
+                self.turn(member.flow);
+            }
+        }
+        // Where a packet has said otherwise, tracking began in the midst of the connection.
+        let turned = member.direction != direction;
+        let of = |direction: Direction| Membership {
+            direction: if turned { direction.reverse() } else { direction },
+            ..member
+        };
+        for (key, direction) in [(original, Direction::Original), (reply, Direction::Reply)] {
+            if self.keys.get(&(key, ANY)).is_none_or(|owner| owner.flow != member.flow) {
+                self.register(key, of(direction));
+            }
+        }
+        member
+    }
+
+    /// The other side began.
+    fn turn(&mut self, flow: FlowId) {
+        let Some(entry) = self.flows.peek_mut(&flow) else { return };
+        let Flow { src, dst, sport, dport, .. } = entry.flow;
+        entry.flow = Flow { src: dst, dst: src, sport: dport, dport: sport, ..entry.flow };
+        entry.senders.reverse();
+        // Of what the other side has sent only answers were seen.
+        entry.deduced = true;
+        for key in &entry.keys {
+            if let Some(member) = self.keys.get_mut(key).filter(|member| member.flow == flow) {
+                member.direction = member.direction.reverse();
+            }
+        }
     }
 
     /// What a flow looks like, told by a packet of it that began as `first` and ended as `last`.
@@ -249,27 +398,59 @@ impl FlowTable {
         }
     }
 
-    /// The flow that the table has for these headers by now, `member` when it has none.
-    pub(super) fn settle(&self, member: Membership, headers: &Headers) -> Membership {
-        self.keys.get(&Key::of(headers)).copied().unwrap_or(member)
+    /// What a flow looks like, told by a packet that quotes one of it.
+    pub(super) fn describe_quoted(&self, member: Membership, quoted: &Headers) -> Flow {
+        match self.flows.peek(&member.flow) {
+            Some(entry) => entry.flow,
+            None => Key::of(quoted).flow(member.flow),
+        }
+    }
+
+    /// The flow that the table has by now for a packet that began as `first`, `member` when it has
+    /// none. `receiver`: the namespace that has taken it, as `last`: what answers there is what
+    /// that namespace has asked.
+    pub(super) fn settle(
+        &self,
+        member: Membership,
+        first: &Headers,
+        last: &Headers,
+        receiver: Option<u32>,
+    ) -> Membership {
+        let of = |key, sender| self.keys.get(&(key, sender)).copied();
+        // Who asks is known by what it sends; an answer may be one to several.
+        let asked = receiver
+            .filter(|_| member.direction == Direction::Reply)
+            .and_then(|receiver| of(Key::of(last).reverse(), receiver));
+        if let Some(asked) = asked {
+            return Membership { direction: asked.direction.reverse(), ..asked };
+        }
+        let sender = self
+            .flows
+            .peek(&member.flow)
+            .map_or(ANY, |entry| entry.senders[usize::from(member.direction == Direction::Reply)]);
+        let key = Key::of(first);
+        of(key, sender).or_else(|| of(key, ANY)).unwrap_or(member)
     }
 
     fn register(&mut self, key: Key, member: Membership) {
         let back = Membership { direction: member.direction.reverse(), ..member };
-        for (key, member) in [(key.reverse(), back), (key, member)] {
-            let Some(entry) = self.flows.peek_mut(&member.flow) else { return };
-            if !entry.keys.contains(&key) {
-                entry.keys.push(key);
-            }
-            let surplus = (entry.keys.len() > KEYS_OF_A_FLOW).then(|| entry.keys.remove(0));
-            self.keys.insert(key, member);
-            if let Some(oldest) = surplus {
-                self.forget(oldest, member.flow);
-            }
+        self.insert((key.reverse(), ANY), back);
+        self.insert((key, ANY), member);
+    }
+
+    fn insert(&mut self, key: (Key, Sender), member: Membership) {
+        let Some(entry) = self.flows.peek_mut(&member.flow) else { return };
+        if !entry.keys.contains(&key) {
+            entry.keys.push(key);
+        }
+        let surplus = (entry.keys.len() > KEYS_OF_A_FLOW).then(|| entry.keys.remove(0));
+        self.keys.insert(key, member);
+        if let Some(oldest) = surplus {
+            self.forget(oldest, member.flow);
         }
     }
 
-    fn forget(&mut self, key: Key, flow: FlowId) {
+    fn forget(&mut self, key: (Key, Sender), flow: FlowId) {
         if self.keys.get(&key).is_some_and(|member| member.flow == flow) {
             self.keys.remove(&key);
         }

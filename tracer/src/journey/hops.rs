@@ -217,7 +217,9 @@ impl Walk {
             | What::BridgeForward
             | What::BridgeFlood
             | What::BridgeLocal => HopDetail::None,
-            What::Conntrack { state, status, mark } => HopDetail::Conntrack { state, status, mark },
+            What::Conntrack { state, status, mark, zone, connection } => {
+                HopDetail::Conntrack { state, status, mark, zone, connection }
+            }
             What::HookEnter { hook, iif, oif } => {
                 self.path.taken = None;
                 let bridged = self.is_bridged(hook);

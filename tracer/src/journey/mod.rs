@@ -19,8 +19,8 @@ use std::net::IpAddr;
 use tracer_common::point::Point;
 
 use crate::event::{
-    Captured, ConntrackState, Decider, Event, Headers, Hook, HookFamily, InHook, PacketId, Place,
-    Verdict,
+    Captured, Connection, ConntrackState, Decider, Event, Headers, Hook, HookFamily, InHook,
+    PacketId, Place, Verdict,
 };
 
 /// One packet's way, from where it was first seen to its end.
@@ -154,6 +154,10 @@ pub enum HopDetail {
         status: Option<u32>,
         /// Its mark.
         mark: Option<u32>,
+        /// Its zone.
+        zone: Option<u16>,
+        /// Its tuples, as they were here: NAT may still change the reply's.
+        connection: Option<Box<Connection>>,
     },
     /// Addresses or ports were rewritten.
     Nat {

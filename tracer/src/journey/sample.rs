@@ -4,8 +4,8 @@ use std::net::IpAddr;
 
 use super::{Assembler, Benign, Journey, Limits};
 use crate::event::{
-    ConntrackState, Decider, Event, Family, Headers, Hook, HookFamily, InHook, Origin, PacketId,
-    Place, RuleOrPolicy, Verdict, What,
+    Connection, ConntrackState, Decider, Event, Family, Headers, Hook, HookFamily, InHook, Origin,
+    PacketId, Place, RuleOrPolicy, Tuple, Verdict, What,
 };
 
 pub(crate) const MS: u64 = 1_000_000;
@@ -78,7 +78,26 @@ pub(crate) fn decide(family: HookFamily, at: Hook, verdict: Verdict) -> What {
 }
 
 pub(crate) fn conntrack(state: ConntrackState) -> What {
-    What::Conntrack { state, status: Some(0x18e), mark: Some(5) }
+    What::Conntrack { state, status: Some(0x18e), mark: Some(5), zone: Some(0), connection: None }
+}
+
+/// What connection tracking knows of a connection: both its tuples, in the form of packets.
+pub(crate) fn tracked(original: Headers, reply: Headers, is_reply: bool) -> What {
+    let tuple = |h: Headers| Tuple { src: h.src, dst: h.dst, sport: h.sport, dport: h.dport };
+    let connection = Connection {
+        family: original.family,
+        proto: original.proto,
+        original: tuple(original),
+        reply: tuple(reply),
+        is_reply,
+    };
+    What::Conntrack {
+        state: ConntrackState::Established,
+        status: None,
+        mark: None,
+        zone: None,
+        connection: Some(Box::new(connection)),
+    }
 }
 
 /// Queued to a socket.
@@ -134,6 +153,14 @@ impl Packet {
         self
     }
 
+    /// The last event is of an ICMP error, which quotes this.
+    pub(crate) fn quoting(mut self, quoted: Headers) -> Self {
+        if let Some(event) = self.events.last_mut() {
+            event.quoted = Some(Box::new(quoted));
+        }
+        self
+    }
+
     pub(crate) fn starting(mut self, time: u64) -> Self {
         self.start = time;
         self
@@ -155,6 +182,7 @@ impl Packet {
             parent: (n == 0).then(|| self.parent.map(PacketId)).flatten(),
             origin: self.origin,
             learned: false,
+            quoted: None,
             skb: 0xffff_8881_47cb_7900,
             place: self.place,
             cpu: (n % 2) as u16,

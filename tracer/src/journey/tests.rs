@@ -1053,6 +1053,118 @@ fn by_packet(journeys: Vec<Journey>) -> BTreeMap<PacketId, String> {
         .collect()
 }
 
+#[test]
+fn connection_tracking_tells_which_side_began_before_the_trace() {
+    let asked = udp("203.0.113.8", 5000, "198.51.100.1", 8080);
+    let answer = udp("10.0.0.2", 80, "203.0.113.8", 5000);
+    let left = udp("198.51.100.1", 8080, "203.0.113.8", 5000);
+    let first = packet(1, answer)
+        .see(enter(Hook::Output))
+        .see(enter(Hook::Prerouting))
+        .see(tracked(asked, answer, true))
+        .becomes(left)
+        .see(exit(Hook::Postrouting))
+        .see(What::DevXmit)
+        .see(consume());
+    let next = packet(2, asked).see(What::DevReceive).see(consume()).see(What::DevXmit);
+
+    let done = journeys(first.events().into_iter().chain(next.events()));
+
+    assert_eq!(done[0].direction, Direction::Reply);
+    assert_eq!((done[0].flow.src, done[0].flow.sport), (ip("203.0.113.8"), 5000));
+    assert_eq!((done[0].flow.dst, done[0].flow.dport), (ip("198.51.100.1"), 8080));
+    assert_eq!(done[1].direction, Direction::Original);
+    assert_eq!(done[1].flow.id, done[0].flow.id);
+}
+
+#[test]
+fn a_packet_of_a_side_that_was_seen_to_begin_is_not_turned_round_by_connection_tracking() {
+    let syn = tcp("10.0.0.2", 5000, "203.0.113.8", 80, SYN);
+    let answer = tcp("203.0.113.8", 80, "10.0.0.2", 5000, ACK);
+    let late = tracked(answer, tcp("10.0.0.2", 5000, "203.0.113.8", 80, ACK), true);
+    let first = packet(1, syn).see(enter(Hook::Output)).see(late).see(What::DevXmit).see(consume());
+    let back = packet(2, answer).see(What::DevReceive).see(consume()).see(What::DevXmit);
+
+    let done = journeys(first.events().into_iter().chain(back.events()));
+
+    assert_eq!(done[0].direction, Direction::Original);
+    assert_eq!(done[1].direction, Direction::Reply);
+    assert_eq!(done[1].flow.id, done[0].flow.id);
+}
+
+#[test]
+fn an_answer_that_is_first_seen_at_the_nic_is_known_by_its_connection() {
+    let question = udp("10.0.0.2", 5000, "203.0.113.8", 53);
+    let at_nic = udp("203.0.113.8", 53, "198.51.100.1", 61000);
+    let asked = packet(1, question).see(enter(Hook::Output)).see(What::DevXmit).see(consume());
+    let answered = packet(2, at_nic)
+        .see(What::DevReceive)
+        .see(tracked(question, at_nic, true))
+        .becomes(udp("203.0.113.8", 53, "10.0.0.2", 5000))
+        .see(exit(Hook::Prerouting))
+        .see(What::DevXmit)
+        .see(consume());
+
+    let done = journeys(asked.events().into_iter().chain(answered.events()));
+
+    assert_eq!(done[1].flow, done[0].flow);
+    assert_eq!(done[1].direction, Direction::Reply);
+}
+
+#[test]
+fn an_icmp_error_belongs_to_the_flow_that_it_quotes() {
+    let question = udp("10.0.0.2", 5000, "203.0.113.8", 53);
+    let quoted = udp("198.51.100.1", 61000, "203.0.113.8", 53);
+    let error = |to: &str| icmp("192.0.2.1", to, 3, 0, 0);
+    let sent = packet(1, question)
+        .see(enter(Hook::Output))
+        .becomes(quoted)
+        .see(exit(Hook::Postrouting))
+        .see(What::DevXmit)
+        .see(consume());
+    let told = packet(2, error("198.51.100.1"))
+        .see(What::DevReceive)
+        .quoting(quoted)
+        .becomes(error("10.0.0.2"))
+        .see(exit(Hook::Prerouting))
+        .see(exit(Hook::Input))
+        .see(consume());
+    // Of the same router to the same host, and of another flow.
+    let other = packet(3, error("198.51.100.1"))
+        .see(What::DevReceive)
+        .quoting(udp("198.51.100.1", 61001, "203.0.113.8", 53))
+        .see(consume())
+        .see(What::DevXmit);
+
+    let all = [sent.events(), told.events(), other.events()];
+    let done = journeys(all.into_iter().flatten());
+
+    assert_eq!(done[1].flow, done[0].flow);
+    assert_eq!(done[1].direction, Direction::Reply);
+    assert_ne!(done[2].flow.id, done[0].flow.id);
+    assert_eq!((done[2].flow.proto, done[2].flow.sport), (17, 61001));
+}
+
+#[test]
+fn flows_of_two_namespaces_with_the_same_addresses_are_two() {
+    let question = udp("10.0.0.2", 5000, "203.0.113.8", 53);
+    let answer = udp("203.0.113.8", 53, "10.0.0.2", 5000);
+    let asks = |id, netns| {
+        packet(id, question).at(netns, 2).see(enter(Hook::Output)).see(What::DevXmit).see(consume())
+    };
+    let answers = |id, to| {
+        let sent = packet(id, answer).at(9, 2).see(enter(Hook::Output)).see(What::DevXmit);
+        sent.at(to, 2).see(What::DevReceive).see(exit(Hook::Input)).see(consume())
+    };
+
+    let all = [asks(1, 11), asks(2, 12), answers(3, 11), answers(4, 12), asks(5, 11), asks(6, 12)];
+    let done = journeys(all.into_iter().flat_map(Packet::events));
+
+    let ids: Vec<_> = done.iter().map(|journey| journey.flow.id.0).collect();
+    assert_eq!(ids, [1, 2, 1, 2, 1, 2]);
+    assert_eq!(done[3].direction, Direction::Reply);
+}
+
 proptest! {
     #[test]
     fn the_order_of_arrival_makes_no_difference(

@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::{describe, record};
 use crate::{
-    event::{Captured, Family, Headers, PacketId, Place},
+    event::{Captured, Connection, Family, Headers, PacketId, Place, Tuple},
     explain::{Decision, Explanation, KernelNames, Names, location_name, reason_name},
     journey::{Direction, Hop, HopDetail, Journey, NatKind, Outcome},
 };
@@ -196,10 +196,15 @@ impl<N: Names + KernelNames + ?Sized> Builder<'_, N> {
                 put("pid", (*pid).into());
                 put("comm", comm.as_deref().into());
             }
-            HopDetail::Conntrack { state, status, mark } => {
+            HopDetail::Conntrack { state, status, mark, zone, connection } => {
                 put("state", state.name().into());
                 put("status", status.map(describe::conntrack_status).into());
                 put("mark", (*mark).into());
+                put("zone", zone.filter(|zone| *zone != 0).into());
+                if let Some(connection) = connection {
+                    put("original", tuple(connection, connection.original));
+                    put("reply", tuple(connection, connection.reply));
+                }
             }
             HopDetail::Born { parent } => put("parent", packet_id(*parent).into()),
             HopDetail::Drop { reason, location, .. } => {
@@ -226,6 +231,18 @@ fn endpoint((address, port): (IpAddr, u16), ports: bool) -> String {
     }
 }
 
+/// A tuple of a connection.
+fn tuple(connection: &Connection, tuple: Tuple) -> Value {
+    let Tuple { src, dst, sport, dport } = tuple;
+    if describe::is_icmp(connection.family, connection.proto) {
+        return json!({ "src": src, "dst": dst, "icmp_id": sport });
+    }
+    if !describe::has_ports(connection.family, connection.proto) {
+        return json!({ "src": src, "dst": dst });
+    }
+    json!({ "src": src, "sport": sport, "dst": dst, "dport": dport })
+}
+
 fn hexadecimal(captured: &Captured) -> String {
     let mut text = String::with_capacity(captured.data.len() * 2);
     for byte in &captured.data {
@@ -239,7 +256,8 @@ fn flow(journey: &Journey) -> record::Flow {
     let (flow, headers) = (&journey.flow, &journey.headers);
     let addressed = flow.family != Family::Other;
     let ports = describe::has_ports(flow.family, flow.proto) && !headers.later_fragment;
-    let icmp = describe::is_icmp(flow.family, flow.proto);
+    // Of the packet: an error belongs to the flow of what it quotes.
+    let icmp = describe::is_icmp(headers.family, headers.proto);
     let echo = describe::is_echo(headers);
     record::Flow {
         id: flow.id.0,

@@ -182,7 +182,8 @@ pub struct Hop {
     /// `nf_*` `family` (`ip`, `ip6`, `bridge`, `arp`, `netdev`), `verdict` (`accept`, `drop`,
     /// `queue`, `stolen`), `bridged` (`true`: a hook of IP that a bridge runs), `iif`, `oif`,
     /// `spent_ns`, `priority`; `conntrack` `state` (`new`, `established`, `related`, `invalid`,
-    /// `untracked`), `status` (names of its bits), `mark`; `nat` `kind`, `from`, `to`; `route`
+    /// `untracked`), `status` (names of its bits), `mark`, `zone` where it is not 0, `original` and `reply`
+    /// (its tuples: `src`, `sport`, `dst`, `dport`, of ICMP `icmp_id`); `nat` `kind`, `from`, `to`; `route`
     /// `table`, `gateway`, `oif`, `type`, `error`, `reverse`; `neigh` `state`, `lladdr`; `qdisc_*`
     /// `kind`, `handle`, `delay_ns`; `socket` `pid`, `comm`; `clone`, `copy`, `segment` and
     /// `fragment` `parent`; `drop` `reason`, `location`.

@@ -170,7 +170,13 @@ fn bridged() -> record::Journey {
             .see(What::DevReceive)
             .see(What::IpReceive)
             .see(enter(Hook::Prerouting))
-            .see(What::Conntrack { state: ConntrackState::Untracked, status: None, mark: None })
+            .see(What::Conntrack {
+                state: ConntrackState::Untracked,
+                status: None,
+                mark: None,
+                zone: None,
+                connection: None,
+            })
             .see(route(1, 0, 2))
             .see(What::IpLocalDeliver)
             .see(enter(Hook::Input))

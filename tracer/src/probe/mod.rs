@@ -324,7 +324,12 @@ impl Probes {
     /// What this kernel offers, point by point. A point that several programs show is there when
     /// any of them is.
     pub fn offers(&self) -> Vec<Offer> {
-        offers::by_point(&self.offers, self.watches.watched())
+        let mut programs = self.offers.clone();
+        // The end of a hook tells it where the function that finds it is not watched.
+        if !self.watches.sees_conntrack() && self.netfilter_works {
+            programs.push((Point::Conntrack, Ok(Mechanism::NetfilterLink)));
+        }
+        offers::by_point(&programs, self.watches.watched())
     }
 
     /// What this kernel offers for what is told with other points.
@@ -452,11 +457,14 @@ impl Probes {
     fn tell_state(&mut self) -> anyhow::Result<()> {
         let map = self.ebpf.map_mut("STATE").ok_or_else(|| anyhow!("the map STATE is missing"))?;
         let mut state: Array<_, State> = Array::try_from(map)?;
+        let State { learned, published, .. } = state.get(&0, 0).unwrap_or_default();
         let now = State {
             armed: self.armed.into(),
-            learned: state.get(&0, 0).unwrap_or_default().learned,
+            learned,
             linked: self.netfilter_works.into(),
             rules: self.watches.sees_every_rule().into(),
+            tracked: self.watches.sees_conntrack().into(),
+            published,
         };
         state.set(0, now, 0).context("cannot write map STATE")
     }

@@ -11,10 +11,13 @@ use aya::{
     Ebpf,
     maps::{HashMap, Map, MapData, MapError},
 };
-use tracer_common::track::{Flow, Followed};
+use tracer_common::{
+    event::Tuple,
+    track::{Flow, Followed},
+};
 
 use super::sys;
-use crate::event::PacketId;
+use crate::event::{Family, Headers, PacketId, wire};
 
 /// `BPF_NOEXIST`.
 const NOEXIST: u64 = 1;
@@ -25,7 +28,16 @@ pub struct Tables {
     /// `followed` again: aya lends no descriptor of a typed map.
     followed_fd: OwnedFd,
     learned: HashMap<MapData, Flow, u64>,
+    quoted: HashMap<MapData, u64, Quoted>,
 }
+
+/// A value of the map `QUOTED`.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct Quoted(Tuple);
+
+// SAFETY: `repr(C)`, integers only, every bit pattern valid.
+unsafe impl aya::Pod for Quoted {}
 
 impl Tables {
     pub(super) fn take(ebpf: &mut Ebpf) -> anyhow::Result<Self> {
@@ -40,6 +52,7 @@ impl Tables {
             followed: HashMap::try_from(followed)?,
             followed_fd,
             learned: HashMap::try_from(take("LEARNED")?)?,
+            quoted: HashMap::try_from(take("QUOTED")?)?,
         })
     }
 
@@ -61,6 +74,14 @@ impl Tables {
             }
             _ => {}
         }
+    }
+
+    /// The packet that this one quotes, an ICMP error. To be asked once, soon after it has begun.
+    pub fn quoted(&mut self, id: PacketId) -> Option<Headers> {
+        let Quoted(tuple) = self.quoted.get(&id.0, 0).ok()?;
+        let _ = self.quoted.remove(&id.0);
+        let headers = wire::headers(&tuple);
+        (headers.family != Family::Other).then_some(headers)
     }
 
     /// Removes reverse tuples that no packet carried since `before` (CLOCK_MONOTONIC, ns).

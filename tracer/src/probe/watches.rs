@@ -10,6 +10,8 @@ use std::{
     time::Instant,
 };
 
+use tracer_common::point::Point;
+
 use super::{
     OBJECT,
     btf::{KernelTypes, TypedFunction},
@@ -135,6 +137,14 @@ impl Watches {
             }
             Err(e) => log::warn!("fields of new modules are not read: {e:#}"),
         }
+    }
+
+    /// Whether the function that looks packets up in connection tracking is watched.
+    pub fn sees_conntrack(&self) -> bool {
+        self.watched().any(|watched| {
+            watched.function.subject == functions::Subject::Point(Point::Conntrack)
+                && watched.how.is_ok()
+        })
     }
 
     /// Whether every expression of nftables that sets a verdict is watched, as far as its module is

@@ -346,7 +346,10 @@ impl<'a> Trace<'a> {
             let Some(record) = ring.next() else { break };
             taken += 1;
             match wire::decode(&record) {
-                Ok(event) => {
+                Ok(mut event) => {
+                    if event.begin && event.headers.is_icmp_error() {
+                        event.quoted = self.tables.quoted(event.id).map(Box::new);
+                    }
                     if let Some(dump) = &mut self.dump {
                         dump.write(&event, &self.machine)?;
                     }
