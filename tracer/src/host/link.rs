@@ -1,19 +1,16 @@
 //! Links, addresses and uplinks of one network namespace, by rtnetlink dumps (`ip -d link`,
 //! `ip address`, `ip route show table all`), and the namespaces that its links lead to.
 
-use std::{
-    collections::BTreeMap,
-    io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    os::fd::AsRawFd,
-};
+use std::{collections::BTreeMap, io, os::fd::AsRawFd};
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::{
     Error,
-    netlink::{Connection, Message, attribute, attributes, i32_of, string_of, u16_of, u32_of},
+    netlink::{
+        Connection, Message, attribute, attributes, i32_of, ip_of, string_of, u16_of, u32_of,
+    },
     netns::Netns,
 };
 
@@ -185,14 +182,6 @@ fn parse_address(body: &[u8]) -> Option<(u32, IpNet)> {
         }
     }
     Some((ifindex, IpNet::new(local.or(address)?, prefix).ok()?))
-}
-
-fn ip_of(bytes: &[u8]) -> Option<IpAddr> {
-    match bytes.len() {
-        4 => Some(Ipv4Addr::from(<[u8; 4]>::try_from(bytes).ok()?).into()),
-        16 => Some(Ipv6Addr::from(<[u8; 16]>::try_from(bytes).ok()?).into()),
-        _ => None,
-    }
 }
 
 /// The kernel cannot be asked for the default routes alone, so this walks all routes: about a

@@ -6,6 +6,7 @@
 //! - [`snapshot`]: all of that at once, for names;
 //! - [`path`]: which of these interfaces the packets of some addresses cross;
 //! - [`watch`]: told when that changes;
+//! - [`conntrack`]: the connections that a namespace tracks;
 //! - [`chains`]: what sits in a namespace's netfilter hooks, by priority;
 //! - `nftables`: tables, chains and rules, as the kernel tells them;
 //! - [`ruleset`]: the rules in these chains, with their handles and texts;
@@ -15,6 +16,7 @@
 //! - [`kernel`], [`symbols`], [`drop_reasons`]: the kernel that runs.
 
 pub mod chains;
+pub mod conntrack;
 pub mod drop_reasons;
 mod error;
 pub mod kernel;

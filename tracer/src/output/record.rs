@@ -353,7 +353,7 @@ pub struct LostEvents {
     pub behind: u64,
     /// A program could not run (the kernel's count of recursion misses).
     pub probe_missed: u64,
-    /// The table of learned replies was full.
+    /// The table of learned replies, or that of published addresses and ports, was full.
     pub learned_full: u64,
     /// The table of journeys in the making was full: journeys ended early.
     pub journeys_evicted: u64,

@@ -175,6 +175,8 @@ pub struct Probes {
     hooks: HashMap<u32, Hooks>,
     netfilter_works: bool,
     armed: bool,
+    /// Tuples were learned, addresses are published.
+    beyond: (bool, bool),
     /// The kernel side's own log, where it is on.
     log: Option<EbpfLogger<&'static dyn log::Log>>,
 }
@@ -317,6 +319,7 @@ impl Probes {
             hooks: HashMap::new(),
             netfilter_works: hooks.is_ok(),
             armed: false,
+            beyond: (false, false),
             log,
         })
     }
@@ -454,17 +457,27 @@ impl Probes {
         self.tell_state()
     }
 
+    /// From now on packets are also looked up among learned tuples, and among published addresses.
+    ///
+    /// # Errors
+    /// When the kernel refuses to write the map.
+    pub fn look_beyond(&mut self, learned: bool, published: bool) -> anyhow::Result<()> {
+        self.beyond.0 |= learned;
+        self.beyond.1 |= published;
+        self.tell_state()
+    }
+
     fn tell_state(&mut self) -> anyhow::Result<()> {
         let map = self.ebpf.map_mut("STATE").ok_or_else(|| anyhow!("the map STATE is missing"))?;
         let mut state: Array<_, State> = Array::try_from(map)?;
-        let State { learned, published, .. } = state.get(&0, 0).unwrap_or_default();
+        let State { learned, .. } = state.get(&0, 0).unwrap_or_default();
         let now = State {
             armed: self.armed.into(),
-            learned,
+            learned: learned | u32::from(self.beyond.0),
             linked: self.netfilter_works.into(),
             rules: self.watches.sees_every_rule().into(),
             tracked: self.watches.sees_conntrack().into(),
-            published,
+            published: self.beyond.1.into(),
         };
         state.set(0, now, 0).context("cannot write map STATE")
     }

@@ -2,6 +2,7 @@
 //! unseen (TCP frees segments without a tracepoint) is removed from here.
 
 use std::{
+    collections::BTreeSet,
     os::fd::{AsFd as _, OwnedFd},
     time::Duration,
 };
@@ -13,7 +14,7 @@ use aya::{
 };
 use tracer_common::{
     event::Tuple,
-    track::{Flow, Followed},
+    track::{Flow, Followed, Published},
 };
 
 use super::sys;
@@ -29,6 +30,9 @@ pub struct Tables {
     followed_fd: OwnedFd,
     learned: HashMap<MapData, Flow, u64>,
     quoted: HashMap<MapData, u64, Quoted>,
+    published: HashMap<MapData, Published, u8>,
+    /// Addresses and tuples that had no room.
+    refused: u64,
 }
 
 /// A value of the map `QUOTED`.
@@ -53,6 +57,8 @@ impl Tables {
             followed_fd,
             learned: HashMap::try_from(take("LEARNED")?)?,
             quoted: HashMap::try_from(take("QUOTED")?)?,
+            published: HashMap::try_from(take("PUBLISHED")?)?,
+            refused: 0,
         })
     }
 
@@ -82,6 +88,29 @@ impl Tables {
         let _ = self.quoted.remove(&id.0);
         let headers = wire::headers(&tuple);
         (headers.family != Family::Other).then_some(headers)
+    }
+
+    /// Packets with this tuple are followed from now on, as if an answer to it had been learned at
+    /// `time` (CLOCK_MONOTONIC).
+    pub fn learn(&mut self, flow: Flow, time: Duration) {
+        let time = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        self.refused += u64::from(self.learned.insert(flow, time, 0).is_err());
+    }
+
+    /// Packets to exactly these addresses are followed.
+    pub fn publish(&mut self, addresses: &BTreeSet<Published>) {
+        let old: Vec<Published> = self.published.keys().filter_map(Result::ok).collect();
+        for gone in old.into_iter().filter(|old| !addresses.contains(old)) {
+            let _ = self.published.remove(&gone);
+        }
+        for address in addresses {
+            self.refused += u64::from(self.published.insert(address, 1, 0).is_err());
+        }
+    }
+
+    /// How many tuples and addresses had no room.
+    pub fn refused(&self) -> u64 {
+        self.refused
     }
 
     /// Removes reverse tuples that no packet carried since `before` (CLOCK_MONOTONIC, ns).

@@ -2,7 +2,7 @@
 //! namespaces come and go.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     time::{Duration, Instant},
 };
 
@@ -26,6 +26,9 @@ use super::nft_trace::NftTrace;
 /// Most combinations of addresses whose paths are walked one by one.
 const MOST_COMBINATIONS: usize = 256;
 
+/// Most interfaces beside the path that are watched because packets went there.
+const MOST_MET: usize = 1024;
+
 /// How long a namespace that comes while tracing is followed before it is on the path: its links and
 /// addresses come after it.
 const NEW: Duration = Duration::from_secs(10);
@@ -40,6 +43,10 @@ pub struct Attacher {
     known: BTreeMap<u32, Option<Instant>>,
     /// Those that came last.
     came: Vec<u32>,
+    /// Where packets went that nobody had expected there: neighbours on a bridge.
+    met: BTreeSet<Place>,
+    /// The namespaces that are watched.
+    expected: HashSet<u32>,
     /// What could not be watched and was told already.
     told: BTreeSet<String>,
 }
@@ -66,6 +73,8 @@ impl Attacher {
                 .collect(),
             known: BTreeMap::new(),
             came: Vec::new(),
+            met: BTreeSet::new(),
+            expected: HashSet::new(),
             told: BTreeSet::new(),
         }
     }
@@ -79,7 +88,24 @@ impl Attacher {
     /// Lets go of a namespace that is gone: one that comes under its inode is another.
     pub fn forget(&mut self, probes: &mut Probes, gone: u32) {
         self.known.remove(&gone);
+        self.met.retain(|place| place.netns != gone);
         probes.retain(|place| place.netns != gone, |netns| netns != gone);
+    }
+
+    /// A packet was seen here. Whether this is news: the way of others is watched from now on.
+    pub fn meet(&mut self, place: Place) -> bool {
+        let is_new = !self.expected.contains(&place.netns)
+            && place.ifindex != 0
+            && self.known.contains_key(&place.netns)
+            && self.met.len() < MOST_MET
+            && self.met.insert(place);
+        if is_new && self.met.len() == MOST_MET {
+            self.tell(format!(
+                "packets were met at {MOST_MET} interfaces beside the path; of further ones less is \
+                 seen"
+            ));
+        }
+        is_new
     }
 
     fn get_to_know(&mut self, snapshot: &Snapshot) {
@@ -116,6 +142,7 @@ impl Attacher {
         let all: HashMap<u32, Netns> = all.into_iter().map(|n| (n.inode, n)).collect();
         self.get_to_know(snapshot);
         let path = self.path(snapshot);
+        self.expected = path.namespaces.iter().copied().collect();
         probes.retain(
             |place| snapshot.link(place).is_some(),
             |netns| snapshot.namespaces.contains_key(&netns),
@@ -173,7 +200,8 @@ impl Attacher {
                 .filter(|(place, link)| {
                     !link.is_loopback()
                         && (self.namespaces.contains(&place.netns)
-                            || self.interfaces.contains(place))
+                            || self.interfaces.contains(place)
+                            || self.met.contains(place))
                 })
                 .map(|(place, _)| place)
                 .collect(),
@@ -181,7 +209,7 @@ impl Attacher {
                 .namespaces
                 .iter()
                 .copied()
-                .chain(self.interfaces.iter().map(|place| place.netns))
+                .chain(self.interfaces.iter().chain(&self.met).map(|place| place.netns))
                 .collect(),
         };
         walked.fold(named, Path::merge)

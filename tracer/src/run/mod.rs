@@ -2,6 +2,7 @@
 //! signals, timers and changes of the machine.
 
 mod attach;
+mod beyond;
 mod dump;
 mod machine;
 mod nft_trace;
@@ -24,7 +25,7 @@ use tokio::{
     task::{JoinError, JoinHandle, spawn_blocking},
     time::{MissedTickBehavior, interval, sleep_until},
 };
-use tracer_common::filter::Filter;
+use tracer_common::{filter::Filter, track::Flow};
 
 use crate::{
     cli::{self, TraceArgs},
@@ -49,6 +50,7 @@ use crate::{
     select::{self, Selection},
 };
 use attach::{Attacher, Watched};
+use beyond::Beyond;
 use dump::Dump;
 use machine::{KernelFacts, Machine};
 use nft_trace::NftTrace;
@@ -154,6 +156,7 @@ struct Trace<'a> {
     events: AsyncFd<RingBuf<MapData>>,
     attacher: Attacher,
     watched: Watched,
+    beyond: Beyond,
     /// The kernel's own rule tracing, where it was asked for.
     nft_trace: Option<NftTrace>,
     watch: Watch,
@@ -214,7 +217,10 @@ impl<'a> Trace<'a> {
         let mut machine = Machine::new(snapshot, facts.clone(), !args.no_names);
         machine.brackets = probes.brackets.clone();
         machine.rules.follow(tell_rules(&watch, &followed));
+        let mut beyond = Beyond::new(selection);
+        beyond.read_connections(followed);
         Ok(Self {
+            beyond,
             args,
             tables,
             events,
@@ -265,6 +271,7 @@ impl<'a> Trace<'a> {
                 () = until(end) => break,
                 changes = self.watch.changed() => self.note(changes),
                 read = self.machine.rules.read() => self.take_rules(read),
+                flows = self.beyond.connections() => self.follow_answers(flows),
                 look = finished(&mut self.looking) => self.follow_changes(look),
                 ready = self.events.readable_mut() => {
                     if let Ok(mut ready) = ready {
@@ -290,14 +297,15 @@ impl<'a> Trace<'a> {
         self.finish(began).await
     }
 
-    /// Reads the rules of the path for as long as that may take before it begins: counters of legacy
-    /// tables tell something only where they were read before.
+    /// Reads the rules and connections of the path for as long as that may take before it begins: counters
+    /// of legacy tables tell something only where they were read before.
     async fn read_rules(&mut self) {
         let end = tokio::time::Instant::now() + RULES_AT_START;
         self.machine.rules.read_on(now);
-        while self.machine.rules.is_reading() {
+        while self.machine.rules.is_reading() || self.beyond.is_reading() {
             select! {
                 read = self.machine.rules.read() => self.take_rules(read),
+                flows = self.beyond.connections() => self.follow_answers(flows),
                 () = sleep_until(end) => break,
             }
             self.machine.rules.read_on(now);
@@ -400,6 +408,34 @@ impl<'a> Trace<'a> {
     fn take_rules(&mut self, read: Option<rules::Read>) {
         let moved = self.machine.rules.take(read);
         self.changed.extend(moved.map(Change::Namespace));
+        self.publish();
+    }
+
+    /// Packets of connections that were there before are followed beyond NAT, too.
+    fn follow_answers(&mut self, flows: Vec<Flow>) {
+        let now = monotonic();
+        let any = !flows.is_empty();
+        for flow in flows {
+            self.tables.learn(flow, now);
+        }
+        if any {
+            self.look_beyond(true, false);
+        }
+    }
+
+    /// Packets to what is published for selected addresses are followed from wherever they come.
+    fn publish(&mut self) {
+        let (rules, snapshot) = (&self.machine.rules, self.machine.snapshot());
+        if let Some(addresses) = self.beyond.publish(rules.redirections(), snapshot) {
+            self.tables.publish(addresses);
+            self.look_beyond(false, true);
+        }
+    }
+
+    fn look_beyond(&mut self, learned: bool, published: bool) {
+        if let Err(e) = self.probes.look_beyond(learned, published) {
+            log::warn!("{e:#}; packets are not followed before their NAT is undone");
+        }
     }
 
     /// Takes notice of changes: rules are read again, the rest is looked at.
@@ -432,6 +468,11 @@ impl<'a> Trace<'a> {
     /// seen them end.
     fn retire(&mut self, done: Vec<Journey>) {
         for journey in done {
+            for hop in journey.hops.chunk_by(|a, b| a.place == b.place).filter_map(<[_]>::first) {
+                if self.attacher.meet(hop.place) {
+                    self.changed.insert(Change::Namespace(hop.place.netns));
+                }
+            }
             if let Some(address) = journey.leftover {
                 self.tables.retire(address, journey.id);
             }
@@ -509,6 +550,7 @@ impl<'a> Trace<'a> {
         follow(&mut self.watch, &followed);
         self.machine.rules.follow(tell_rules(&self.watch, &followed));
         self.changed.extend(self.attacher.came().iter().copied().map(Change::Namespace));
+        self.publish();
     }
 
     /// Kernel functions of modules that were loaded since: the first rule of a kind loads its module,
@@ -529,7 +571,7 @@ impl<'a> Trace<'a> {
                 tracking_full: lost.tracking_full,
                 behind: lost.behind,
                 probe_missed: lost.probe_missed,
-                learned_full: lost.learned_full,
+                learned_full: lost.learned_full + self.tables.refused() + self.beyond.left_out(),
                 journeys_evicted: counts.evicted,
                 flows_evicted: counts.flows_evicted,
                 late: counts.late + counts.duplicate,

@@ -10,6 +10,7 @@
 
 mod dump;
 mod legacy;
+mod redirect;
 mod structure;
 #[cfg(test)]
 mod tests;
@@ -30,6 +31,7 @@ use super::{
     netns::Netns,
 };
 use crate::event::{Hook, HookFamily, InHook};
+pub use redirect::{Redirection, Target};
 pub use tool::Tools;
 
 /// The rules of one namespace.

@@ -28,7 +28,7 @@ use crate::{
         self,
         chains::Family,
         netns::Netns,
-        ruleset::{Base, Chain, Rule, Ruleset, Table, Tools, ways::Packet},
+        ruleset::{Base, Chain, Redirection, Rule, Ruleset, Table, Tools, ways::Packet},
     },
 };
 
@@ -270,6 +270,15 @@ impl Rules {
             known.readings.pop_front();
         }
         moved.then_some(netns)
+    }
+
+    /// What the rules of followed namespaces publish for others, by namespace, as it was last read.
+    pub fn redirections(&self) -> impl Iterator<Item = (u32, Redirection)> + '_ {
+        self.known.iter().filter(|(_, known)| known.followed).flat_map(|(netns, known)| {
+            let last = known.readings.iter().rev().find(|reading| !reading.brief);
+            let all = last.into_iter().flat_map(|reading| reading.rules.redirections());
+            all.map(|redirection| (*netns, redirection))
+        })
     }
 
     /// Whether reading the rules of a namespace again could tell more of a packet that died there at

@@ -1,0 +1,310 @@
+//! Beyond NAT: packets that do not look like selected ones yet, and will. What the kernel side learns
+//! from packets that it sees leave, it cannot know of connections that were there before, and of
+//! addresses that the host publishes.
+
+use std::{collections::BTreeSet, net::IpAddr};
+
+use ipnet::IpNet;
+use tokio::task::{JoinHandle, spawn_blocking};
+use tracer_common::{
+    event::{Tuple, family},
+    filter::{Filter, has_ports},
+    track::{Flow, Published},
+};
+
+use crate::{
+    event::{self, Connection, Family},
+    host::{conntrack, netns::Netns, ruleset::Redirection, snapshot::Snapshot},
+    select::Selection,
+};
+
+/// Most ports of a published range that are followed.
+const MOST_PORTS: usize = 1_024;
+
+/// What is selected, and what of it is followed beyond NAT.
+pub struct Beyond {
+    filter: Filter,
+    addresses: Vec<IpNet>,
+    published: BTreeSet<Published>,
+    reading: Option<JoinHandle<Vec<Flow>>>,
+    /// Ports of published ranges that are not followed.
+    left_out: u64,
+}
+
+impl Beyond {
+    /// Nothing yet, for packets that were selected so.
+    pub fn new(selection: &Selection) -> Self {
+        Self {
+            filter: selection.filter,
+            addresses: selection.addresses.clone(),
+            published: BTreeSet::new(),
+            reading: None,
+            left_out: 0,
+        }
+    }
+
+    /// Begins to read the connections that these namespaces track, in a thread of its own.
+    pub fn read_connections(&mut self, namespaces: Vec<Netns>) {
+        // Without addresses every packet matches wherever it is met.
+        if !self.filter.names_addresses() {
+            return;
+        }
+        let filter = self.filter;
+        self.reading = Some(spawn_blocking(move || {
+            let wanted = |connection: &Connection| !rewritten(&filter, connection).is_empty();
+            let mut all = Vec::new();
+            for netns in &namespaces {
+                match conntrack::connections(netns, wanted) {
+                    Ok(connections) => {
+                        all.extend(connections.iter().flat_map(|c| rewritten(&filter, c)));
+                    }
+                    Err(e) => log::info!("{e}; of those only new ones are followed beyond NAT"),
+                }
+            }
+            all
+        }));
+    }
+
+    /// Tuples of packets to follow, once they are read; never when nothing is read.
+    pub async fn connections(&mut self) -> Vec<Flow> {
+        let Some(reading) = &mut self.reading else { return std::future::pending().await };
+        let read = reading.await;
+        self.reading = None;
+        read.unwrap_or_default()
+    }
+
+    /// Whether connections are being read.
+    pub fn is_reading(&self) -> bool {
+        self.reading.is_some()
+    }
+
+    /// Addresses that are published for selected ones, if they are others than before.
+    pub fn publish(
+        &mut self,
+        redirections: impl Iterator<Item = (u32, Redirection)>,
+        snapshot: &Snapshot,
+    ) -> Option<&BTreeSet<Published>> {
+        let mut now = BTreeSet::new();
+        let mut left_out = 0;
+        // Who sends is not known before it does.
+        if !self.addresses.is_empty() && self.filter.src.is_empty() && self.filter.sport.is_empty()
+        {
+            for (netns, redirection) in redirections.filter(|(_, r)| self.wants(r)) {
+                let addresses = match redirection.address {
+                    Some(address) => vec![address],
+                    None => own_addresses(snapshot, netns, &redirection),
+                };
+                for address in addresses {
+                    left_out += add(&mut now, address, &redirection);
+                }
+            }
+        }
+        self.left_out = left_out;
+        let changed = now != self.published;
+        self.published = now;
+        changed.then_some(&self.published)
+    }
+
+    /// Ports of published ranges that are not followed.
+    pub fn left_out(&self) -> u64 {
+        self.left_out
+    }
+
+    /// Whether packets are selected that were redirected so.
+    fn wants(&self, redirection: &Redirection) -> bool {
+        let selected = |address: IpAddr| self.addresses.iter().any(|net| net.contains(&address));
+        redirection.to.iter().any(|target| {
+            let after = Tuple {
+                dst: mapped(target.first),
+                dport: target.port.unwrap_or_default(),
+                family: if target.first.is_ipv4() { family::IPV4 } else { family::IPV6 },
+                proto: redirection.proto.unwrap_or_default(),
+                ..Tuple::default()
+            };
+            let mut filter = self.filter;
+            (filter.ip, filter.dst) = (Filter::ANY.ip, Filter::ANY.dst);
+            if target.port.is_none() {
+                (filter.port, filter.dport) = (Filter::ANY.port, Filter::ANY.dport);
+            }
+            if redirection.proto.is_none() {
+                filter.proto = Filter::ANY.proto;
+            }
+            (selected(target.first) || selected(target.last)) && filter.matches_packet(&after)
+        })
+    }
+}
+
+/// Adds an address with its ports; how many had no room.
+fn add(to: &mut BTreeSet<Published>, address: IpAddr, redirection: &Redirection) -> u64 {
+    let address = mapped(address);
+    let Some(proto) = redirection.proto.filter(|_| !redirection.ports.is_empty()) else {
+        // Without ports every packet to the address is meant; one of the host's own is not.
+        if redirection.address.is_some() {
+            to.insert(Published { address, ..Published::default() });
+        }
+        return 0;
+    };
+    let all = redirection.ports.iter().flat_map(|(first, last)| *first..=*last);
+    let (mut room, mut left_out) = (MOST_PORTS, 0);
+    for port in all {
+        match room.checked_sub(1) {
+            Some(less) => {
+                room = less;
+                to.insert(Published { address, port, proto, pad: [0; 5] });
+            }
+            None => left_out += 1,
+        }
+    }
+    left_out
+}
+
+/// The addresses of a namespace that packets can be sent to which are redirected there.
+fn own_addresses(snapshot: &Snapshot, netns: u32, redirection: &Redirection) -> Vec<IpAddr> {
+    let is_v4 = |address: &IpAddr| address.is_ipv4();
+    let wanted = redirection.to.first().map(|target| is_v4(&target.first));
+    let links = snapshot.links().filter(|(place, _)| place.netns == netns);
+    links
+        .flat_map(|(_, link)| link.addresses.iter().map(IpNet::addr))
+        .filter(|address| !address.is_loopback() && Some(is_v4(address)) == wanted)
+        .collect()
+}
+
+/// The tuples of a connection's packets that do not match although others of it do.
+fn rewritten(filter: &Filter, connection: &Connection) -> Vec<Flow> {
+    let Connection { family, proto, original, reply, .. } = *connection;
+    let packet = |tuple: event::Tuple| Tuple {
+        src: mapped(tuple.src),
+        dst: mapped(tuple.dst),
+        sport: tuple.sport,
+        dport: tuple.dport,
+        family: if family == Family::Ipv6 { family::IPV6 } else { family::IPV4 },
+        proto,
+        ..Tuple::default()
+    };
+    let back = |tuple: event::Tuple| {
+        let of = packet(tuple);
+        // The identifier of an ICMP echo is the same both ways.
+        let (sport, dport) = if has_ports(&of) { (of.dport, of.sport) } else { (of.sport, 0) };
+        Tuple { src: of.dst, dst: of.src, sport, dport, ..of }
+    };
+    let all = [packet(original), back(reply), packet(reply), back(original)];
+    if !all.iter().any(|tuple| filter.matches_packet(tuple)) {
+        return Vec::new();
+    }
+    let others = all.iter().filter(|tuple| !filter.matches_packet(tuple));
+    let flow = |t: &Tuple| Flow {
+        src: t.src,
+        dst: t.dst,
+        sport: t.sport,
+        dport: t.dport,
+        family: t.family,
+        proto: t.proto,
+        pad: 0,
+    };
+    others.map(flow).collect()
+}
+
+fn mapped(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+        IpAddr::V6(v6) => v6.octets(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::{cli::Cli, host::ruleset::Target, select};
+
+    fn beyond(arguments: &[&str]) -> Beyond {
+        let all = ["pathtrace"].iter().chain(arguments);
+        let select = Cli::try_parse_from(all).unwrap().trace.select;
+        Beyond::new(&select::resolve(&select).unwrap())
+    }
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    fn masqueraded() -> Connection {
+        let tuple =
+            |src, sport, dst, dport| event::Tuple { src: ip(src), sport, dst: ip(dst), dport };
+        Connection {
+            family: Family::Ipv4,
+            proto: 17,
+            original: tuple("10.0.0.2", 5000, "203.0.113.8", 53),
+            reply: tuple("203.0.113.8", 53, "198.51.100.1", 61000),
+            is_reply: false,
+        }
+    }
+
+    fn redirection(address: Option<&str>, ports: &[(u16, u16)]) -> Redirection {
+        let to = Target { first: ip("10.0.0.2"), last: ip("10.0.0.2"), port: Some(80) };
+        Redirection {
+            proto: Some(6),
+            address: address.map(ip),
+            ports: ports.to_vec(),
+            to: vec![to],
+        }
+    }
+
+    fn published(beyond: &mut Beyond, redirection: Redirection) -> Vec<(IpAddr, u16)> {
+        let all = std::iter::once((1, redirection));
+        let found = beyond.publish(all, &Snapshot::default()).cloned().unwrap_or_default();
+        let address = |p: &Published| match std::net::Ipv6Addr::from(p.address).to_ipv4_mapped() {
+            Some(v4) => IpAddr::V4(v4),
+            None => IpAddr::V6(p.address.into()),
+        };
+        found.iter().map(|p| (address(p), p.port)).collect()
+    }
+
+    #[test]
+    fn of_a_masqueraded_connection_what_is_seen_at_the_nic_is_followed() {
+        let flows = rewritten(&beyond(&["--ip", "10.0.0.2"]).filter, &masqueraded());
+        let ends: Vec<_> = flows.iter().map(|flow| (flow.sport, flow.dport)).collect();
+        assert_eq!(ends, [(61000, 53), (53, 61000)]);
+        assert_eq!(rewritten(&beyond(&["--ip", "10.0.0.3"]).filter, &masqueraded()), []);
+        let everything = rewritten(&beyond(&["--ip", "203.0.113.8"]).filter, &masqueraded());
+        assert_eq!(everything, [], "each of its packets matches");
+    }
+
+    #[test]
+    fn an_address_is_published_for_a_selected_one() {
+        let mut c2 = beyond(&["--ip", "10.0.0.2"]);
+        let host = || redirection(Some("198.51.100.1"), &[(8080, 8080)]);
+        assert_eq!(published(&mut c2, host()), [(ip("198.51.100.1"), 8080)]);
+        assert_eq!(published(&mut c2, host()), [], "the same as before");
+        assert_eq!(
+            published(&mut c2, redirection(Some("198.51.100.1"), &[])),
+            [(ip("198.51.100.1"), 0)]
+        );
+    }
+
+    #[test]
+    fn what_is_published_for_others_or_for_other_ports_is_not_followed() {
+        for arguments in [
+            &["--ip", "10.0.0.3"][..],
+            &["--ip", "10.0.0.2", "--port", "443"],
+            &["--ip", "10.0.0.2", "--proto", "udp"],
+            &["--src", "10.0.0.9", "--dst", "10.0.0.2"],
+            &["--proto", "tcp"],
+        ] {
+            let redirection = redirection(Some("198.51.100.1"), &[(8080, 8080)]);
+            assert_eq!(published(&mut beyond(arguments), redirection), [], "{arguments:?}");
+        }
+        let mut port = beyond(&["--ip", "10.0.0.2", "--port", "80"]);
+        assert_eq!(
+            published(&mut port, redirection(Some("198.51.100.1"), &[(8080, 8080)])).len(),
+            1
+        );
+    }
+
+    #[test]
+    fn ports_beyond_the_room_are_counted() {
+        let mut c2 = beyond(&["--ip", "10.0.0.2"]);
+        let all = published(&mut c2, redirection(Some("198.51.100.1"), &[(1, 2000)]));
+        assert_eq!((all.len(), c2.left_out()), (MOST_PORTS, 2000 - MOST_PORTS as u64));
+    }
+}
