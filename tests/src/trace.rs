@@ -146,15 +146,17 @@ impl Trace {
     /// Waits until it has nothing to do any more: it listed the rules, and no tool of its runs.
     pub fn settle(&self) -> Result<()> {
         let start = Instant::now();
-        let mut busy = cpu_time(self.pid())?;
+        let mut before = cpu_time(self.pid())?;
         loop {
             thread::sleep(SETTLED_FOR);
             let now = cpu_time(self.pid())?;
-            if now == busy && !has_children(self.pid()) {
+            // Its timer goes on; reading what a tool has printed takes all of a processor.
+            let is_busy = now - before > SETTLED_FOR / 2;
+            if !is_busy && !has_children(self.pid()) {
                 return Ok(());
             }
             ensure!(start.elapsed() < patience(PATIENCE), "pathtrace does not come to rest");
-            busy = now;
+            before = now;
         }
     }
 
@@ -190,14 +192,15 @@ impl Trace {
     }
 }
 
-/// What a process has used of processors, in tenths of a second; timers and small looks do not show.
-fn cpu_time(pid: u32) -> Result<u64> {
+/// What a process has used of processors.
+fn cpu_time(pid: u32) -> Result<Duration> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     let behind_name = stat.rsplit_once(')').context("no name in stat")?.1;
     let fields: Vec<&str> = behind_name.split_whitespace().collect();
     let ticks: u64 =
         [11, 12].iter().filter_map(|&index| fields.get(index)?.parse::<u64>().ok()).sum();
-    Ok(ticks / 10)
+    // Linux counts them to user space in hundredths of a second (USER_HZ).
+    Ok(Duration::from_millis(10 * ticks))
 }
 
 /// Whether a process runs others.

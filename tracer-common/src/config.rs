@@ -37,6 +37,8 @@ offsets! {
     skb_protocol: "sk_buff", "protocol";
     /// Offset of the network header from `head`.
     skb_network_header: "sk_buff", "network_header";
+    /// Offset of the network header of what a tunnel carries, from `head`.
+    skb_inner_network_header: "sk_buff", "inner_network_header";
     /// Offset of the link-layer header from `head`.
     skb_mac_header: "sk_buff", "mac_header";
     /// Start of the buffer.

@@ -62,6 +62,8 @@ pub mod flags {
     /// Conntrack: the bytes behind the event are the connection's tuples, not the packet's bytes:
     /// a [`Connection`](super::Connection).
     pub const CONNECTION: u8 = 16;
+    /// The packet is in a tunnel's: the tuple is its own, not that of the packet around it.
+    pub const TUNNELED: u8 = 32;
 }
 
 /// Values of [`Event::origin`].

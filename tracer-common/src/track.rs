@@ -32,6 +32,8 @@ pub struct Followed {
     pub arrived: u8,
     /// The packet that it was made from; 0 for none.
     pub parent: u64,
+    /// It is in a tunnel's packet: who takes that does not take it.
+    pub tunneled: u64,
     /// The packet as it was last parsed.
     pub tuple: Tuple,
 }

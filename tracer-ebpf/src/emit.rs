@@ -153,9 +153,7 @@ fn send<S: Source, const N: usize>(
         (*e).seq = seq;
         (*e).cpu = bpf_get_smp_processor_id() as u16;
         (*e).point = report.point;
-        (*e).flags = report.flags
-            | if begin { flags::BEGIN } else { 0 }
-            | if sighting.learned { flags::LEARNED } else { 0 };
+        (*e).flags = report.flags | if begin { flags::BEGIN } else { 0 } | sighting.flags;
         (*e).origin = known.origin;
         (*e).tuple = known.tuple;
         (*e).detail = report.detail;

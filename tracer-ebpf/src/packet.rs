@@ -80,6 +80,21 @@ impl Headers {
         parse(bytes, &self, tuple)
     }
 
+    /// The headers of what a tunnel carries, whose network header is at `network`; `None`: it is no IP.
+    #[inline(always)]
+    pub fn tunneled(&self, bytes_of: impl Bytes, network: u64) -> Option<Self> {
+        let mut first = [0; 1];
+        if network == 0 || !bytes_of.read(network, &mut first) {
+            return None;
+        }
+        let protocol = match first[0] >> 4 {
+            4 => ETH_P_IP,
+            6 => ETH_P_IPV6,
+            _ => return None,
+        };
+        Some(Self { ethernet: 0, network, end: self.end, protocol })
+    }
+
     /// Where the network header lies that an ICMP error quotes; `tuple` is the error's own. 0: it is
     /// none.
     #[inline(always)]

@@ -123,6 +123,22 @@ impl<A: Access> Skb<A> {
         A::read::<Address>(self.at, offset!(skb_head)) + u64::from(from_head)
     }
 
+    /// Where the network header begins of what a tunnel carries; 0 when that was never said. The
+    /// kernel leaves it in place when the tunnel has ended.
+    #[inline(always)]
+    pub fn inner_network_header(self) -> Address {
+        match self.inner_network_offset() {
+            0 => 0,
+            from_head => A::read::<Address>(self.at, offset!(skb_head)) + u64::from(from_head),
+        }
+    }
+
+    /// The same, from the buffer's start.
+    #[inline(always)]
+    pub fn inner_network_offset(self) -> u16 {
+        A::read(self.at, offset!(skb_inner_network_header))
+    }
+
     /// Where the link-layer and the network header begin, from the buffer's start. They are
     /// neighbours in the struct: one read where that holds.
     #[inline(always)]

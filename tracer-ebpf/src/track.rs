@@ -11,7 +11,7 @@ use aya_ebpf::{
 use aya_log_ebpf::debug;
 use tracer_common::{
     config::State,
-    event::{Loss, Tuple, family},
+    event::{Loss, Tuple, family, flags},
     filter::{Filter, has_ports},
     track::{Flow, Followed, Published, has_same_ends},
 };
@@ -53,21 +53,23 @@ pub trait Source {
     fn bytes(&self) -> impl Bytes;
     /// Where its headers lie.
     fn headers(&self) -> Headers;
+    /// Where the network header lies of what it carries as a tunnel's packet; 0 where it does not.
+    fn tunneled(&self) -> u64;
 }
 
 /// A packet that is followed, at one point.
 pub struct Sighting {
     /// Its entry.
     pub followed: *mut Followed,
-    /// It matched here, as the answer to a followed flow.
-    pub learned: bool,
+    /// Bits of [`flags`]: what is known of the packet here beyond what is kept of it.
+    pub flags: u8,
 }
 
 impl Sighting {
     /// Of a packet that was followed before.
     #[inline(always)]
     pub fn known(followed: *mut Followed) -> Self {
-        Self { followed, learned: false }
+        Self { followed, flags: 0 }
     }
 }
 
@@ -127,12 +129,13 @@ pub fn known_or_begun<S: Source>(source: &S, at: At) -> Option<Sighting> {
         }
     }
     let mut fresh = Followed::default();
-    let parsed = headers.parse(source.bytes(), &mut fresh.tuple);
+    let mut parsed = headers.parse(source.bytes(), &mut fresh.tuple);
     if let Some(followed) = entry {
         // SAFETY: a live map value; only the CPU that handles the packet touches it.
         let known = unsafe { &mut *followed };
         let alive = known.delivered == 0 || at == At::End;
         if parsed && alive && known.is(&fresh.tuple, at == At::Fresh) {
+            known.tunneled = 0;
             match at {
                 At::Way => {
                     take_rewritten(known, &fresh.tuple);
@@ -142,6 +145,10 @@ pub fn known_or_begun<S: Source>(source: &S, at: At) -> Option<Sighting> {
             }
             return Some(Sighting::known(followed));
         }
+        if alive && is_tunneled(source, known, &mut fresh.tuple) {
+            return Some(Sighting { followed, flags: flags::TUNNELED });
+        }
+        parsed = headers.parse(source.bytes(), &mut fresh.tuple);
         // Another packet's memory by now.
         let _ = FOLLOWED.remove(&address);
         // What dies where another one was has passed no point before: none of ours.
@@ -167,19 +174,38 @@ pub fn known_itself<S: Source>(source: &S) -> Option<Sighting> {
     let followed = entry(address)?;
     let mut tuple = Tuple::default();
     // SAFETY: as in `known_or_begun`.
-    let known = unsafe { &*followed };
+    let known = unsafe { &mut *followed };
     if source.headers().parse(source.bytes(), &mut tuple) && known.is(&tuple, false) {
         return Some(Sighting::known(followed));
     }
+    if is_tunneled(source, known, &mut tuple) {
+        return Some(Sighting { followed, flags: flags::TUNNELED });
+    }
     let _ = FOLLOWED.remove(&address);
     None
+}
+
+/// Whether what is at a followed packet's address is a tunnel's packet that carries it. `scratch` is
+/// written to: the stack has no room for more.
+#[inline(always)]
+fn is_tunneled<S: Source>(source: &S, known: &mut Followed, scratch: &mut Tuple) -> bool {
+    let bytes = source.bytes();
+    let Some(inner) = source.headers().tunneled(bytes, source.tunneled()) else { return false };
+    if !inner.parse(bytes, scratch) || !known.is(scratch, true) {
+        return false;
+    }
+    known.tunneled = 1;
+    true
 }
 
 /// Parses the packet again; true when its addresses or ports are others than before.
 #[inline(always)]
 pub fn reparse<S: Source>(source: &S, known: &mut Followed) -> bool {
     let mut tuple = Tuple::default();
-    source.headers().parse(source.bytes(), &mut tuple) && take_rewritten(known, &tuple)
+    // What a tunnel has put around it is no rewrite.
+    source.headers().parse(source.bytes(), &mut tuple)
+        && known.is(&tuple, false)
+        && take_rewritten(known, &tuple)
 }
 
 /// Takes over what a hook or a program has rewritten; whether addresses or ports were.
@@ -254,7 +280,7 @@ fn begin<S: Source>(source: &S, chance: Chance, fresh: &mut Followed) -> Option<
     let followed = FOLLOWED.get_ptr_mut(&address)?;
     // SAFETY: a live map value; only the CPU that handles the packet touches it.
     unsafe { (*followed).parent = parent(address, &fresh.tuple) };
-    Some(Sighting { followed, learned })
+    Some(Sighting { followed, flags: if learned { flags::LEARNED } else { 0 } })
 }
 
 /// A packet was made from a followed one: it is followed too, as another, and told of when it is

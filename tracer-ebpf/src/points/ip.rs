@@ -37,7 +37,8 @@ pub fn deliver(call: impl Call) {
 fn seen_and_marked(skb: u64, point: Point, arrived: u8) {
     if let Some(sighting) = known(skb) {
         // SAFETY: a live map value; only the CPU that handles the packet touches it.
-        unsafe { (*sighting.followed).arrived = arrived };
+        let followed = unsafe { &mut *sighting.followed };
+        followed.arrived = arrived & (followed.tunneled == 0) as u8;
         tell_seen(skb, &sighting, point);
     }
 }

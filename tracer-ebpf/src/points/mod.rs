@@ -94,6 +94,11 @@ impl<A: Access> Source for Packet<A> {
         let network = if self.arriving { skb.data() } else { skb.network_header() };
         Headers { ethernet, network, end: skb.linear_end(), protocol: skb.protocol() }
     }
+
+    #[inline(always)]
+    fn tunneled(&self) -> u64 {
+        self.skb.inner_network_header()
+    }
 }
 
 impl<A: Access> Capture for Packet<A> {

@@ -264,7 +264,7 @@ fn left<A: Access>(packet: &Packet<A>, sighting: &Sighting, state: &State) {
     }
     followed.hook.in_hook = 0;
     followed.deciding = 0;
-    if is_in {
+    if is_in && followed.tunneled == 0 {
         followed.delivered = 1;
     }
 }

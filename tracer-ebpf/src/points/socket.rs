@@ -5,7 +5,10 @@ use aya_ebpf::{
     programs::BtfTracePointContext,
 };
 use tracer_common::{
-    event::detail::{Detail as _, Socket},
+    event::{
+        detail::{Detail as _, Socket},
+        flags,
+    },
     point::Point,
 };
 
@@ -24,8 +27,9 @@ pub fn take(call: impl Call) {
     let skb = Skb::<Probe>::new(call.argument(1) as *const u8);
     let packet = Packet { skb, ifindex: 0, netns: 0, arriving: false };
     let Some(sighting) = known_itself(&packet) else { return };
+    // A tunnel's socket takes what is around the packet.
     // SAFETY: a live map value; only the CPU that handles the packet touches it.
-    unsafe { (*sighting.followed).delivered = 1 };
+    unsafe { (*sighting.followed).delivered = (sighting.flags & flags::TUNNELED == 0) as u8 };
     let net = Probe::read::<Pointer>(call.argument(0) as *const u8, offset!(sk_net)).0;
     let packet = Packet { netns: Net::<Probe>::new(net).inode(), ..packet };
     emit(&packet, &sighting, &Report::plain(Point::Socket));

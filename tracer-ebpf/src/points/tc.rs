@@ -72,6 +72,16 @@ impl Source for TcPacket<'_> {
             protocol: u16::from_be(protocol as u16),
         }
     }
+
+    #[inline(always)]
+    fn tunneled(&self) -> u64 {
+        let (link, _) = self.skb.header_offsets();
+        let inner = self.skb.inner_network_offset();
+        if inner == 0 || link == 0 || inner < link {
+            return 0;
+        }
+        Loaded::BEGIN + u64::from(inner - link)
+    }
 }
 
 /// Bytes of an Ethernet header.

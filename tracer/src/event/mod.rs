@@ -495,6 +495,9 @@ pub struct Event {
     /// It is an ICMP error: the packet that it quotes, as far as it does; only with `begin`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quoted: Option<Box<Headers>>,
+    /// It is in a tunnel's packet here: the headers are its own, not those around it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub tunneled: bool,
     /// Address of the kernel's `struct sk_buff`.
     pub skb: u64,
     /// Where.

@@ -85,6 +85,7 @@ pub fn decode(record: &[u8]) -> Result<Event, WireError> {
         len: e.len,
         headers: headers(&e.tuple),
         quoted: None,
+        tunneled: e.flags & flags::TUNNELED != 0,
         what: what(&e, behind)?,
         bytes,
     })

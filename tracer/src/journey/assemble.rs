@@ -198,7 +198,7 @@ impl<B: Benign> Assembler<B> {
             making.member = self.flows.learn(making.member, &making.headers, &headers);
         }
         if let (Some(connection), None) = (connection, making.quoted) {
-            making.member = self.flows.connect(making.member, &connection);
+            making.member = self.flows.connect(making.member, &headers, &connection);
         }
         if making.end_seen && making.whole() {
             self.end(id, Cause::Over, done);

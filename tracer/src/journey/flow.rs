@@ -325,10 +325,19 @@ impl FlowTable {
     /// Connection tracking has found the connection of a packet of `member`: which side began, and the
     /// tuples of both. The packet's flow is returned: another one when that connection is known, and
     /// how the packet was sent was not seen.
-    pub(super) fn connect(&mut self, member: Membership, connection: &Connection) -> Membership {
+    pub(super) fn connect(
+        &mut self,
+        member: Membership,
+        headers: &Headers,
+        connection: &Connection,
+    ) -> Membership {
         let direction = if connection.is_reply { Direction::Reply } else { Direction::Original };
         let original = Key::of_tuple(connection, connection.original, false);
         let reply = Key::of_tuple(connection, connection.reply, true);
+        // It is looked up before it is rewritten. Of a packet in a tunnel the tunnel's is found.
+        if Key::of(headers) != if connection.is_reply { reply } else { original } {
+            return member;
+        }
         let mut member = member;
         if self.flows.peek(&member.flow).is_some_and(Entry::is_guessed) {
             let owner = [original, reply.reverse()].into_iter().find_map(|key| {

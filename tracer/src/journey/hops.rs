@@ -113,6 +113,7 @@ struct Walk {
 /// What hops made from one event share.
 #[derive(Clone, Copy)]
 struct Seen {
+    tunneled: bool,
     at: u64,
     place: Place,
     cpu: u16,
@@ -120,7 +121,8 @@ struct Seen {
 
 impl Seen {
     fn hop(self, point: Point, detail: HopDetail) -> Hop {
-        Hop { at: self.at, point, place: self.place, cpu: self.cpu, detail, bytes: None }
+        let Self { at, place, cpu, tunneled } = self;
+        Hop { at, point, place, cpu, tunneled, detail, bytes: None }
     }
 }
 
@@ -128,8 +130,12 @@ impl Walk {
     fn step(&mut self, event: Event, benign: &impl Benign) {
         let first = self.start.is_none();
         let start = *self.start.get_or_insert(event.time);
-        let seen =
-            Seen { at: event.time.saturating_sub(start), place: event.place, cpu: event.cpu };
+        let seen = Seen {
+            at: event.time.saturating_sub(start),
+            place: event.place,
+            cpu: event.cpu,
+            tunneled: event.tunneled,
+        };
         if first && let Some((parent, origin)) = self.parent {
             self.path.hops.push(seen.hop(origin.point(), HopDetail::Born { parent }));
         }

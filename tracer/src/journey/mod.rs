@@ -117,6 +117,8 @@ pub struct Hop {
     pub place: Place,
     /// CPU.
     pub cpu: u16,
+    /// It was in a tunnel's packet.
+    pub tunneled: bool,
     /// What the point told.
     pub detail: HopDetail,
     /// Captured bytes.

@@ -183,6 +183,7 @@ impl Packet {
             origin: self.origin,
             learned: false,
             quoted: None,
+            tunneled: false,
             skb: 0xffff_8881_47cb_7900,
             place: self.place,
             cpu: (n % 2) as u16,

@@ -86,6 +86,7 @@ impl<N: Names + KernelNames + ?Sized> Builder<'_, N> {
                     netns: self.netns(hop.place.netns),
                     dev: self.device(hop.place),
                     cpu: hop.cpu,
+                    tunneled: hop.tunneled,
                     detail,
                     data: hop.bytes.as_ref().filter(|_| self.data).map(hexadecimal),
                 }

@@ -188,6 +188,9 @@ pub struct Hop {
     /// `kind`, `handle`, `delay_ns`; `socket` `pid`, `comm`; `clone`, `copy`, `segment` and
     /// `fragment` `parent`; `drop` `reason`, `location`.
     pub detail: Map<String, Value>,
+    /// It is in a tunnel's packet here.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub tunneled: bool,
     /// The packet's bytes here, as hexadecimal digits; only with `--snaplen`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data: Option<String>,

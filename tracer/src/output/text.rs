@@ -452,6 +452,9 @@ fn details(hop: &Hop) -> String {
             put(number("spent_ns").map(|spent| format!("in {}", duration(spent))));
         }
     }
+    if hop.tunneled {
+        parts.push("in a tunnel".to_owned());
+    }
     parts.join(" ")
 }
 

@@ -1,0 +1,88 @@
+//! A packet that a tunnel carries is followed through it: it stays the packet that it was.
+
+use anyhow::Result;
+use lab::{
+    Lab, Trace, notes,
+    topology::{C1, UPLINK, WORLD_LINK},
+    traffic::{self, at},
+};
+
+/// The far end of the tunnel.
+const FAR: &str = "10.77.0.2";
+
+/// A tunnel from the host to the world over the uplink; false where the kernel has no such links.
+fn tunnel(lab: &Lab, kind: &str) -> Result<bool> {
+    for (name, local, remote, address) in
+        [("host", UPLINK, WORLD_LINK, "10.77.0.1"), ("world", WORLD_LINK, UPLINK, FAR)]
+    {
+        let made = lab.netns(name)?.ip(&format!(
+            "link add tun0 type {kind} local {local} remote {remote}
+             addr add {address}/24 dev tun0
+             link set tun0 up mtu 1400"
+        ));
+        match made {
+            Err(e) if format!("{e:#}").contains("Unknown device type") => return Ok(false),
+            made => made?,
+        }
+    }
+    Ok(true)
+}
+
+fn is_followed_through(kind: &str) -> Result<()> {
+    let lab = Lab::standard()?;
+    if !tunnel(&lab, kind)? {
+        notes::skipped(&format!("it needs links of type {kind}"));
+        return Ok(());
+    }
+    let records = Trace::during(&lab, &["--ip", C1, "--proto", "udp"], || {
+        traffic::udp_echo(lab.netns("c1")?, lab.netns("world")?, at(FAR, 7)?, 3)
+    })?;
+
+    let (sent, answered) = (records.of("udp", "original"), records.of("udp", "reply"));
+    assert_eq!((sent.len(), answered.len()), (3, 3), "{records}");
+    for journey in &sent {
+        journey.assert_passes(&[
+            "c1:eth0 dev_xmit",
+            "host nat",
+            "host:tun0 dev_xmit",
+            "host:eth-up dev_xmit",
+            "world:eth0 dev_receive",
+            "world:tun0 dev_receive",
+        ]);
+    }
+    for journey in &answered {
+        journey.assert_passes(&[
+            "world:tun0 dev_xmit",
+            "world:eth0 dev_xmit",
+            "host:eth-up dev_receive",
+            "host:tun0 dev_receive",
+            "host nat",
+            "c1:eth0 dev_receive",
+        ]);
+    }
+    for journey in records.select(|journey| journey.proto() == "udp") {
+        assert_eq!((journey.flow("src").as_str(), journey.flow("dst").as_str()), (C1, FAR));
+        assert_eq!(journey.outcome(), "delivered", "{journey}");
+        let hops = journey.record["hops"].as_array().into_iter().flatten();
+        let tunneled: Vec<_> = hops.filter(|hop| hop["tunneled"] == true).collect();
+        assert!(!tunneled.is_empty(), "{journey}");
+        assert!(tunneled.iter().all(|hop| hop["dev"]["name"] != "tun0"), "{journey}");
+    }
+    records.assert_nothing_lost();
+    Ok(())
+}
+
+#[test]
+fn through_vxlan() -> Result<()> {
+    is_followed_through("vxlan id 42 dstport 4789")
+}
+
+#[test]
+fn through_gre() -> Result<()> {
+    is_followed_through("gre")
+}
+
+#[test]
+fn through_ip_in_ip() -> Result<()> {
+    is_followed_through("ipip")
+}
