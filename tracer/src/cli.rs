@@ -59,6 +59,9 @@ pub struct TraceArgs {
     /// In text: every point, or one line a layer and interface
     #[arg(long, value_enum, default_value_t = Hops::Main, help_heading = "Output")]
     pub hops: Hops,
+    /// In text: end with how long packets took, by segments of their way (JSON always has it)
+    #[arg(long, help_heading = "Output")]
+    pub latency: bool,
     /// Stop after N finished journeys (with --drops: after N drops)
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), help_heading = "Output")]
     pub count: Option<u64>,

@@ -7,6 +7,7 @@ mod build;
 mod describe;
 pub mod escape;
 mod json;
+mod latency;
 pub mod record;
 mod tally;
 #[cfg(test)]

@@ -1,6 +1,8 @@
 //! The records that are shown, whole names joined in: what `-o json` prints a line of, what
 //! `pathtrace schema` describes, and what text is rendered from.
 
+use std::collections::BTreeMap;
+
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -308,6 +310,87 @@ pub struct Summary {
     pub drops: Vec<DropCount>,
     /// Events received and lost.
     pub events: Events,
+    /// How long packets took, by segments of their way.
+    pub latency: Latency,
+}
+
+/// How long packets took, by segments of their way; a segment that no packet passed is absent. Dropped
+/// packets count as far as they came.
+#[derive(Clone, Debug, Default, Serialize, JsonSchema)]
+pub struct Latency {
+    /// Of all flows.
+    pub host: BTreeMap<Segment, Times>,
+    /// Of the most active flows, most journeys first.
+    pub flows: Vec<FlowLatency>,
+    /// Flows that are not among these.
+    pub flows_untold: u64,
+    /// Flows whose figures were given up, for there were too many: those silent for longest. In `host`
+    /// they are.
+    pub flows_forgotten: u64,
+    /// Journeys that are in no figure, for events of them were lost.
+    pub incomplete: u64,
+}
+
+/// How long the packets of a flow took, both directions of it.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct FlowLatency {
+    /// Number of the flow, as `id` of a journey's `flow`.
+    pub flow: u64,
+    /// As of a journey's `flow`; so are the addresses and ports.
+    pub proto: String,
+    /// Source address.
+    pub src: Option<String>,
+    /// Destination address.
+    pub dst: Option<String>,
+    /// Source port.
+    pub sport: Option<u16>,
+    /// Destination port.
+    pub dport: Option<u16>,
+    /// Its journeys in these figures.
+    pub journeys: u64,
+    /// By segment.
+    pub segments: BTreeMap<Segment, Times>,
+}
+
+/// A part of a packet's way. The host is the network namespace that pathtrace runs in; a NIC is any
+/// interface of it that is no port of a bridge; the routing decision is the last look-up of the way on, or
+/// where there was none, the hook behind it (`nf_forward`, `nf_input`, `nf_output`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Segment {
+    /// From its first hop, in another namespace, to its reception at a port of a bridge.
+    ContainerToBridge,
+    /// From a port of a bridge to another one (or from one back), without a routing decision.
+    Bridge,
+    /// From its reception at a port of a bridge to the routing decision.
+    BridgeToRoute,
+    /// From its reception at a NIC to the routing decision.
+    NicToRoute,
+    /// From the routing decision until it was given to the driver of a port of a bridge.
+    RouteToBridge,
+    /// From the routing decision until it was given to the driver of a NIC; with the wait in its qdisc.
+    RouteToNic,
+    /// From the driver of a port of a bridge until the stack of another namespace took it.
+    BridgeToContainer,
+    /// From enqueued to dequeued in a qdisc, of any namespace: once for each qdisc.
+    QdiscWait,
+    /// From its first hop until it was delivered or transmitted.
+    Whole,
+}
+
+/// A distribution of times, exact to two digits.
+#[derive(Clone, Copy, Debug, Serialize, JsonSchema)]
+pub struct Times {
+    /// How many.
+    pub count: u64,
+    /// Median, ns.
+    pub p50_ns: u64,
+    /// 90 of 100 took no longer, ns.
+    pub p90_ns: u64,
+    /// 99 of 100 took no longer, ns.
+    pub p99_ns: u64,
+    /// The longest, ns.
+    pub max_ns: u64,
 }
 
 /// Journeys by outcome.

@@ -1,20 +1,30 @@
-//! Counts journeys for the summary.
+//! Counts journeys for the summary, and takes their times.
 
 use std::collections::HashMap;
 
-use super::record::{DropCount, Events, Journey, OutcomeKind, Outcomes, Rule, Summary};
+use super::{
+    latency::Latency,
+    record::{DropCount, Events, Journey, OutcomeKind, Outcomes, Rule, Summary},
+};
+use crate::{explain::Names, journey};
 
 /// Most causes of drops told apart; what comes after them is counted as `other`.
 const CAUSES: usize = 1_000;
 
-/// Journeys by outcome, drops by cause.
+/// Journeys by outcome, drops by cause, times by segment.
 #[derive(Debug, Default)]
 pub struct Tally {
     outcomes: Outcomes,
     drops: HashMap<(String, Option<String>), u64>,
+    latency: Latency,
 }
 
 impl Tally {
+    /// Takes the times of a journey, of which [`Tally::add`] counts the record.
+    pub fn time(&mut self, journey: &journey::Journey, names: &(impl Names + ?Sized)) {
+        self.latency.add(journey, names);
+    }
+
     /// Counts a journey.
     pub fn add(&mut self, journey: &Journey) {
         let count = match journey.outcome.kind {
@@ -57,7 +67,14 @@ impl Tally {
         drops.sort_by(|a, b| {
             b.count.cmp(&a.count).then_with(|| (&a.reason, &a.rule).cmp(&(&b.reason, &b.rule)))
         });
-        Summary { duration_ns, journeys: self.journeys(), outcomes: self.outcomes, drops, events }
+        Summary {
+            duration_ns,
+            journeys: self.journeys(),
+            outcomes: self.outcomes,
+            drops,
+            events,
+            latency: self.latency.figures(),
+        }
     }
 }
 

@@ -439,6 +439,9 @@ fn every_line_fits_the_schema() {
         tally.add(journey);
         out.journey(journey).unwrap();
     }
+    let passed = packet(1, udp("10.0.100.252", 4000, "203.0.113.8", 53));
+    let passed = passed.at(2, 5).see(What::DevReceive).see(route(2, 0, 1)).events();
+    journeys(passed).iter().for_each(|journey| tally.time(journey, &Lab));
     out.summary(&tally.summary(5, Events::default())).unwrap();
     let lines = String::from_utf8(out.into_inner()).unwrap();
     assert_eq!(lines.lines().count(), 7);
@@ -447,6 +450,8 @@ fn every_line_fits_the_schema() {
         let errors: Vec<_> = validator.iter_errors(&line).map(|e| e.to_string()).collect();
         assert!(errors.is_empty(), "{errors:?} in {line}");
     }
+    let summary: Value = serde_json::from_str(lines.lines().last().unwrap()).unwrap();
+    assert_eq!(summary["latency"]["flows"][0]["segments"]["bridge_to_route"]["count"], 1);
     assert!(!validator.is_valid(&serde_json::json!({"type": "journey"})));
 }
 
@@ -497,6 +502,32 @@ fn the_summary_counts_and_tells_losses() {
          2 × NETFILTER_DROP  inet lxd fwd.lxdbr0
   40 events received
   3 events lost: the ring buffer was full
+"
+    );
+}
+
+#[test]
+fn the_summary_tells_how_long_packets_took_when_it_is_asked_to() {
+    let mut tally = Tally::default();
+    let passed = packet(1, udp("10.0.100.252", 4000, "203.0.113.8", 53));
+    let passed = passed.at(2, 5).see(What::DevReceive).see(route(2, 0, 1)).at(2, 2);
+    journeys(passed.see(What::DevXmit).events())
+        .iter()
+        .for_each(|journey| tally.time(journey, &Lab));
+    let mut out = Text::new(Vec::new(), Hops::Main, false).with_latency(true);
+    out.summary(&tally.summary(5, Events::default())).unwrap();
+    let text = String::from_utf8(out.into_inner()).unwrap();
+    assert_eq!(
+        text.split_once("\n\n").unwrap().1,
+        "\
+latency                     count        p50        p90        p99        max
+  bridge → route                1     1.0 µs     1.0 µs     1.0 µs     1.0 µs
+  route → nic                   1     1.0 µs     1.0 µs     1.0 µs     1.0 µs
+  whole way                     1     2.0 µs     2.0 µs     2.0 µs     2.0 µs
+flow 1 udp 10.0.100.252:4000 → 203.0.113.8:53
+  bridge → route                1     1.0 µs     1.0 µs     1.0 µs     1.0 µs
+  route → nic                   1     1.0 µs     1.0 µs     1.0 µs     1.0 µs
+  whole way                     1     2.0 µs     2.0 µs     2.0 µs     2.0 µs
 "
     );
 }

@@ -1,6 +1,8 @@
 //! Text for people: a block a journey, the path a line a hop, the outcome last, the summary at
 //! the end. Everything that came from outside is escaped; no meaning is in colour alone.
 
+mod latency;
+
 use std::{fmt::Write as _, io::Write};
 
 use anstyle::{AnsiColor, Style};
@@ -27,6 +29,7 @@ pub enum Hops {
 pub struct Text<W: Write> {
     out: W,
     hops: Hops,
+    latency: bool,
     styles: Styles,
 }
 
@@ -69,7 +72,13 @@ impl<W: Write> Text<W> {
     /// Writes to `out`, in colour or without.
     pub fn new(out: W, hops: Hops, colour: bool) -> Self {
         let styles = if colour { Styles::colour() } else { Styles::default() };
-        Self { out, hops, styles }
+        Self { out, hops, latency: false, styles }
+    }
+
+    /// Whether the summary tells how long packets took.
+    pub fn with_latency(mut self, latency: bool) -> Self {
+        self.latency = latency;
+        self
     }
 
     /// What was written to.
@@ -212,6 +221,9 @@ impl<W: Write> Sink for Text<W> {
         let doubt = self.styles.doubt;
         for (count, what) in losses.into_iter().filter(|(count, _)| *count != 0) {
             writeln!(self.out, "  {doubt}{count} {what}{doubt:#}")?;
+        }
+        if self.latency {
+            write!(self.out, "{}", latency::Table(&summary.latency))?;
         }
         self.flush()
     }

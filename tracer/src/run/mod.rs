@@ -491,6 +491,7 @@ impl<'a> Trace<'a> {
             let explanation = explain(journey, &self.machine);
             let record = builder.journey(journey, explanation.as_ref());
             self.tally.add(&record);
+            self.tally.time(journey, &self.machine);
             let wanted = !self.args.drops || record.outcome.kind == OutcomeKind::Dropped;
             if wanted {
                 self.shown += 1;
@@ -637,7 +638,7 @@ fn sink(args: &TraceArgs) -> Box<dyn Sink> {
     match args.output {
         cli::Format::Json => Box::new(Json::new(out)),
         cli::Format::Auto | cli::Format::Text => {
-            Box::new(Text::new(out, hops, use_colour(&io::stdout())))
+            Box::new(Text::new(out, hops, use_colour(&io::stdout())).with_latency(args.latency))
         }
     }
 }
