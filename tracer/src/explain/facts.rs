@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use crate::{
     event::{Decider, InHook, Place},
-    host::{ruleset::ways::Packet, symbols::Function},
+    host::{containers::Process, ruleset::ways::Packet, symbols::Function},
     journey::{Decided, Journey},
 };
 
@@ -60,6 +60,10 @@ pub struct NetnsName {
     pub name: Option<String>,
     /// `RUNTIME:NAME` of the container that owns it.
     pub container: Option<String>,
+    /// Its oldest process: what it is known by without a name and a container.
+    pub process: Option<Process>,
+    /// What people call it: the container without its runtime, where that tells it from all others.
+    pub label: Option<String>,
     /// It is the namespace that pathtrace runs in.
     pub own: bool,
 }
@@ -71,6 +75,17 @@ pub struct DeviceName {
     pub name: Option<String>,
     /// The bridge that it is a port of.
     pub bridge: Option<String>,
+    /// The container that it leads to from outside.
+    pub leads_to: Option<ContainerName>,
+}
+
+/// A container, as people know it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContainerName {
+    /// `RUNTIME:NAME`.
+    pub full: String,
+    /// The same without its runtime, where that tells it from all others.
+    pub label: String,
 }
 
 /// Names of namespaces and interfaces.

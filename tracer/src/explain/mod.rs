@@ -14,8 +14,8 @@ mod words;
 
 pub use benign::HarmlessEnds;
 pub use facts::{
-    BaseChain, Bracket, Decision, DeviceName, Died, Evidence, KernelNames, Names, NetnsName,
-    location_name, reason_name,
+    BaseChain, Bracket, ContainerName, Decision, DeviceName, Died, Evidence, KernelNames, Names,
+    NetnsName, location_name, reason_name,
 };
 
 use serde_json::{Map, Value};

@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     event::{Decider, Headers, Hook, HookFamily, InHook, RuleOrPolicy, Verdict, What},
-    host::symbols::Function,
+    host::{containers::Process, symbols::Function},
     journey::{Benign, BenignEnd, sample::*},
 };
 
@@ -36,7 +36,7 @@ impl Names for Host {
     }
 
     fn device(&self, place: Place) -> DeviceName {
-        DeviceName { name: Some(format!("eth{}", place.ifindex)), bridge: None }
+        DeviceName { name: Some(format!("eth{}", place.ifindex)), ..DeviceName::default() }
     }
 }
 
@@ -403,6 +403,7 @@ fn commands_run_where_the_packet_was() {
             name: name.map(str::to_owned),
             container: container.map(str::to_owned),
             own,
+            ..NetnsName::default()
         })
     };
     assert_eq!(run(Some("host"), None, true).as_deref(), Some(""));
@@ -416,7 +417,14 @@ fn commands_run_where_the_packet_was() {
         run(Some("a; rm -rf /"), None, false).as_deref(),
         Some("ip netns exec 'a; rm -rf /' ")
     );
+    assert_eq!(
+        run(None, Some("lxd:p 2/c9"), false).as_deref(),
+        Some("lxc exec --project 'p 2' c9 -- ")
+    );
     assert_eq!(run(None, None, false), None);
+    let process = Some(Process { pid: 7, comm: "nginx".to_owned() });
+    let unnamed = NetnsName { process, ..NetnsName::default() };
+    assert_eq!(run_in(&unnamed).as_deref(), Some("nsenter -n -t 7 "));
 }
 
 #[test]

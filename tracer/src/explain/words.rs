@@ -57,6 +57,9 @@ pub(super) fn place_name(netns: &NetnsName, inode: u32) -> String {
         NetnsName { own: true, .. } => "the host".to_owned(),
         NetnsName { container: Some(container), .. } => container.clone(),
         NetnsName { name: Some(name), .. } => format!("namespace {name}"),
+        NetnsName { process: Some(process), .. } => {
+            format!("the namespace of {} (pid {})", process.comm, process.pid)
+        }
         _ => format!("namespace {inode}"),
     }
 }
@@ -70,11 +73,16 @@ pub(super) fn run_in(netns: &NetnsName) -> Option<String> {
     if let Some(name) = &netns.name {
         return Some(format!("ip netns exec {} ", quoted(name)));
     }
-    let (runtime, name) = netns.container.as_deref()?.split_once(':')?;
-    let name = quoted(name);
+    let Some((runtime, name)) = netns.container.as_deref().and_then(|c| c.split_once(':')) else {
+        return netns.process.as_ref().map(|process| format!("nsenter -n -t {} ", process.pid));
+    };
+    let (project, name) = match name.rsplit_once('/') {
+        Some((project, name)) => (format!("--project {} ", quoted(project)), quoted(name)),
+        None => (String::new(), quoted(name)),
+    };
     let pid = match runtime {
-        "lxd" => return Some(format!("lxc exec {name} -- ")),
-        "incus" => return Some(format!("incus exec {name} -- ")),
+        "lxd" => return Some(format!("lxc exec {project}{name} -- ")),
+        "incus" => return Some(format!("incus exec {project}{name} -- ")),
         "lxc" => return Some(format!("lxc-attach -n {name} -- ")),
         "docker" | "podman" => format!("{runtime} inspect -f '{{{{.State.Pid}}}}' {name}"),
         "nspawn" => format!("machinectl show -p Leader --value {name}"),

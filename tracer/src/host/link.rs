@@ -43,6 +43,9 @@ pub struct Link {
     /// Its addresses, with the prefix of their subnets.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<IpNet>,
+    /// The container that it leads to, seen from outside: `RUNTIME:NAME`. Not the kernel's to tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
 }
 
 /// The other link that a link names by `IFLA_LINK`.
@@ -139,6 +142,7 @@ fn parse_link(body: &[u8]) -> Option<Link> {
         mtu: 0,
         arp_type: u16_of(body.get(2..4)?)?,
         addresses: Vec::new(),
+        container: None,
     };
     let (mut peer, mut nsid) = (None, None);
     for (kind, value) in attributes(body.get(16..)?) {

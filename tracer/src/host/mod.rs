@@ -1,10 +1,11 @@
-//! What this machine looks like: network namespaces, links, netfilter chains, kernel symbols,
-//! names of drop reasons, sysctls. It reads and tells; it decides nothing, and it changes nothing.
+//! What this machine looks like: network namespaces, links, containers, netfilter chains, kernel
+//! symbols, names of drop reasons, sysctls. It reads and tells; it decides nothing, and it changes nothing.
 //!
 //! - [`netns`]: the network namespaces, and how to run code inside one;
 //! - [`link`]: links, addresses and uplinks of one namespace;
 //! - [`snapshot`]: all of that at once, for names;
 //! - [`path`]: which of these interfaces the packets of some addresses cross;
+//! - [`containers`]: the containers, what they are called, and whose each namespace is;
 //! - [`watch`]: told when that changes;
 //! - [`conntrack`]: the connections that a namespace tracks;
 //! - [`chains`]: what sits in a namespace's netfilter hooks, by priority;
@@ -17,6 +18,7 @@
 
 pub mod chains;
 pub mod conntrack;
+pub mod containers;
 pub mod drop_reasons;
 mod error;
 pub mod kernel;

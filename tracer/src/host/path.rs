@@ -196,6 +196,7 @@ mod tests {
             mtu: 1500,
             arp_type: if name == "lo" { 772 } else { 1 },
             addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
+            container: None,
         }
     }
 
@@ -212,7 +213,7 @@ mod tests {
     fn namespace(uplinks: &[u32], links: impl IntoIterator<Item = Link>) -> Namespace {
         let lo = link(1, "lo", "", &["127.0.0.1/8", "::1/128"]);
         let all = links.into_iter().chain([lo]).map(|l| (l.ifindex, l)).collect();
-        Namespace { name: None, links: all, uplinks: uplinks.into() }
+        Namespace { links: all, uplinks: uplinks.into(), ..Namespace::default() }
     }
 
     fn snapshot(namespaces: impl IntoIterator<Item = (u32, Namespace)>) -> Snapshot {

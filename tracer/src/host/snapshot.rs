@@ -3,12 +3,13 @@
 //! It is a value: a recording carries it, and look-ups ask nobody. What has vanished since it was
 //! first read keeps its name, because its packets are still being told about.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
 use super::{
     Error,
+    containers::{Container, Containers, Process},
     link::{Link, Links},
     netns::Netns,
     peers::Search,
@@ -25,6 +26,9 @@ pub struct Snapshot {
     pub own: u32,
     /// By inode.
     pub namespaces: BTreeMap<u32, Namespace>,
+    /// What runs in them, as far as it was looked at.
+    #[serde(default)]
+    pub containers: Containers,
     /// What was there at an earlier time and has vanished. Names only: no path leads here.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     past: BTreeMap<u32, Namespace>,
@@ -36,6 +40,12 @@ pub struct Namespace {
     /// Its name under `/run/netns`, or `host` for pathtrace's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
+    /// The container whose it is, as `RUNTIME:NAME`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
+    /// Its oldest process, unless it is pathtrace's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub process: Option<Process>,
     /// Its links, by index.
     pub links: BTreeMap<u32, Link>,
     /// Indices of the links that default routes of any table and family leave by, sorted.
@@ -48,10 +58,16 @@ pub struct Namespace {
 pub struct Names<'a> {
     /// The network namespace.
     pub netns: Option<&'a str>,
+    /// The container that owns the namespace, as `RUNTIME:NAME`.
+    pub container: Option<&'a str>,
+    /// The oldest process in it.
+    pub process: Option<&'a Process>,
     /// The link.
     pub link: Option<&'a str>,
     /// The bridge that the link is a port of.
     pub bridge: Option<&'a str>,
+    /// The container that the link leads to from outside, as `RUNTIME:NAME`.
+    pub leads_to: Option<&'a str>,
 }
 
 impl Snapshot {
@@ -90,6 +106,7 @@ impl Snapshot {
         }
         let inodes: Vec<_> = self.namespaces.keys().copied().collect();
         self.resolve_peers(&inodes, &all);
+        self.name_containers();
         Ok(())
     }
 
@@ -114,6 +131,7 @@ impl Snapshot {
             None => drop(self.past.remove(&inode)),
         }
         self.resolve_peers(&[inode], &all);
+        self.name_containers();
         Ok(())
     }
 
@@ -124,10 +142,74 @@ impl Snapshot {
         let find = |ifindex: u32| [now, past].into_iter().flatten().find_map(|n| n.link(ifindex));
         let link = find(place.ifindex);
         let master = link.and_then(|link| find(link.master?));
+        let namespace = now.or(past);
         Names {
-            netns: now.or(past).and_then(|namespace| namespace.name.as_deref()),
+            netns: namespace.and_then(|namespace| namespace.name.as_deref()),
+            container: namespace.and_then(|namespace| namespace.container.as_deref()),
+            process: namespace.and_then(|namespace| namespace.process.as_ref()),
             link: link.map(|link| link.name.as_str()),
             bridge: master.filter(|m| m.is_bridge()).map(|bridge| bridge.name.as_str()),
+            leads_to: link.and_then(|link| link.container.as_deref()),
+        }
+    }
+
+    /// The container whose this namespace is.
+    pub fn container_of(&self, inode: u32) -> Option<&Container> {
+        self.containers.owners().remove(&inode).filter(|_| inode != self.own)
+    }
+
+    /// What runs here now.
+    pub fn know(&mut self, containers: Containers) {
+        self.containers = containers;
+        self.name_containers();
+    }
+
+    /// Takes over what a snapshot knows that was shown until now: a look takes a while, in which
+    /// containers were named, and what vanished meanwhile keeps that name.
+    pub fn follow(&mut self, before: &Self) {
+        for (inode, known) in before.past.iter().chain(&before.namespaces) {
+            if let Some(past) = self.past.get_mut(inode) {
+                past.container = past.container.take().or_else(|| known.container.clone());
+                past.process = past.process.take().or_else(|| known.process.clone());
+            }
+        }
+        self.know(before.containers.clone());
+    }
+
+    /// The namespaces that links of this one lead to, by the names of the links.
+    pub fn behind(&self) -> BTreeMap<String, u32> {
+        let links = self.namespaces.get(&self.own).into_iter().flat_map(|n| n.links.values());
+        let far = links.filter(|link| link.is_paired()).filter_map(|link| {
+            Some((link.name.clone(), link.peer?.netns.filter(|netns| *netns != self.own)?))
+        });
+        far.collect()
+    }
+
+    /// What anything is or was called: containers, and namespaces that are no container's.
+    pub fn all_names(&self) -> BTreeSet<&str> {
+        let every = self.namespaces.values().chain(self.past.values());
+        let of_namespaces = every.filter_map(|n| n.container.as_deref().or(n.name.as_deref()));
+        let leads = self.links().filter_map(|(_, link)| link.container.as_deref());
+        of_namespaces.chain(leads).collect()
+    }
+
+    /// Puts the names of containers beside what is theirs.
+    fn name_containers(&mut self) {
+        let mut labels: BTreeMap<u32, String> =
+            self.containers.owners().into_iter().map(|(n, owner)| (n, owner.label())).collect();
+        // Those that use the host's network do not own it.
+        labels.remove(&self.own);
+        for (inode, namespace) in &mut self.namespaces {
+            let is_own = *inode == self.own;
+            namespace.container = labels.get(inode).cloned();
+            namespace.process = self.containers.processes.get(inode).filter(|_| !is_own).cloned();
+            for link in namespace.links.values_mut() {
+                let peer = link.is_paired().then_some(link.peer).flatten();
+                let far = peer.and_then(|peer| peer.netns).filter(|far| far != inode);
+                let tap = || self.containers.behind_tap(&link.name).filter(|_| is_own);
+                link.container =
+                    far.and_then(|far| labels.get(&far).cloned()).or_else(|| Some(tap()?.label()));
+            }
         }
     }
 
@@ -160,6 +242,8 @@ impl Snapshot {
         }
         let past = self.past.entry(inode).or_default();
         past.name = before.name.or(past.name.take());
+        past.container = before.container.or(past.container.take());
+        past.process = before.process.or(past.process.take());
         past.links.extend(before.links);
         while self.past.len() > MOST_PAST {
             self.past.pop_first();
@@ -185,7 +269,7 @@ impl Snapshot {
 impl Namespace {
     fn read(netns: &Netns) -> Result<Self, Error> {
         let Links { links, uplinks } = Links::read(netns)?;
-        Ok(Self { name: netns.name.clone(), links, uplinks })
+        Ok(Self { name: netns.name.clone(), links, uplinks, ..Self::default() })
     }
 
     fn link(&self, ifindex: u32) -> Option<&Link> {
@@ -218,14 +302,19 @@ mod tests {
         let (v0, eth0) = (place(&snapshot, h, "v0"), place(&snapshot, c, "eth0"));
         assert_eq!(
             snapshot.names(v0),
-            Names { netns: Some(&host.name), link: Some("v0"), bridge: Some("br0") }
+            Names {
+                netns: Some(&host.name),
+                link: Some("v0"),
+                bridge: Some("br0"),
+                ..Names::default()
+            }
         );
         assert_eq!(snapshot.peer(v0), Some(eth0));
         assert_eq!(snapshot.peer(eth0), Some(v0));
         let lo = Place { netns: snapshot.own, ifindex: 1 };
         assert_eq!(
             snapshot.names(lo),
-            Names { netns: Some("host"), link: Some("lo"), bridge: None }
+            Names { netns: Some("host"), link: Some("lo"), ..Names::default() }
         );
         assert_eq!(snapshot.names(Place { netns: 1, ifindex: 1 }), Names::default());
     }

@@ -7,7 +7,10 @@ use serde_json::{Map, Value, json};
 use super::{describe, record};
 use crate::{
     event::{Captured, Connection, Family, Headers, PacketId, Place, Tuple},
-    explain::{Decision, Explanation, KernelNames, Names, location_name, reason_name},
+    explain::{
+        Decision, DeviceName, Explanation, KernelNames, Names, NetnsName, location_name,
+        reason_name,
+    },
     journey::{Direction, Hop, HopDetail, Journey, NatKind, Outcome},
 };
 
@@ -116,13 +119,17 @@ impl<N: Names + KernelNames + ?Sized> Builder<'_, N> {
 
     fn netns(&self, inode: u32) -> record::Netns {
         let known = self.names.netns(inode);
-        record::Netns { inode, name: known.name, container: known.container }
+        let NetnsName { name, container, process, label, .. } = known;
+        record::Netns { inode, name, container, process, label }
     }
 
     fn device(&self, place: Place) -> Option<record::Dev> {
         (place.ifindex != 0).then(|| {
             let known = self.names.device(place);
-            record::Dev { ifindex: place.ifindex, name: known.name, bridge: known.bridge }
+            let (container, leads_to) =
+                known.leads_to.map(|container| (container.full, container.label)).unzip();
+            let DeviceName { name, bridge, .. } = known;
+            record::Dev { ifindex: place.ifindex, name, bridge, container, leads_to }
         })
     }
 

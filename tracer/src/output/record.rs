@@ -7,6 +7,8 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use crate::host::containers::Process;
+
 /// One line of `-o json`.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
@@ -136,10 +138,11 @@ pub struct Packet {
     pub src: Option<String>,
     /// Destination address.
     pub dst: Option<String>,
-    /// The namespace that owns the source address, where exactly one does; absent with `-n`.
+    /// The container or namespace that owns the source address, where exactly one does, as text calls
+    /// it; absent with `-n`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub src_name: Option<String>,
-    /// The namespace that owns the destination address.
+    /// The container or namespace that owns the destination address.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dst_name: Option<String>,
     /// Source port.
@@ -205,8 +208,15 @@ pub struct Netns {
     pub inode: u32,
     /// Name under /run/netns, or `host` for the one that pathtrace runs in.
     pub name: Option<String>,
-    /// `RUNTIME:NAME` of the container that owns it.
+    /// `RUNTIME:NAME` of the container that owns it, `RUNTIME:PROJECT/NAME` outside the default
+    /// project.
     pub container: Option<String>,
+    /// Its oldest process, where it has neither name nor container.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub process: Option<Process>,
+    /// What text calls it.
+    #[serde(skip)]
+    pub label: Option<String>,
 }
 
 /// An interface.
@@ -219,6 +229,13 @@ pub struct Dev {
     /// The bridge that it is a port of.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub bridge: Option<String>,
+    /// `RUNTIME:NAME` of the container that it leads to, seen from outside: through a veth pair, or as
+    /// the tap of a virtual machine.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
+    /// What text calls that.
+    #[serde(skip)]
+    pub leads_to: Option<String>,
 }
 
 /// How a journey ended.

@@ -11,8 +11,11 @@ use crate::{
         ConntrackState, Event, Family, Headers, Hook, HookFamily, InHook, Origin, Place, Verdict,
         What,
     },
-    explain::{BaseChain, Bracket, DeviceName, Evidence, KernelNames, Names, NetnsName, explain},
-    host::symbols::Function,
+    explain::{
+        BaseChain, Bracket, ContainerName, DeviceName, Evidence, KernelNames, Names, NetnsName,
+        explain,
+    },
+    host::{containers::Process, symbols::Function},
     journey::{Journey, sample::*},
 };
 
@@ -33,9 +36,28 @@ impl Names for Lab {
     fn netns(&self, inode: u32) -> NetnsName {
         let name = |text: &str| Some(text.to_owned());
         match inode {
-            1 => NetnsName { name: name("c1"), container: name("lxd:c1"), own: false },
-            2 => NetnsName { name: name("host"), container: None, own: true },
-            _ => NetnsName { name: None, container: name("docker:ev\x1b[31mil"), own: false },
+            1 => NetnsName {
+                name: name("netns-7"),
+                container: name("lxd:c1"),
+                label: name("c1"),
+                ..NetnsName::default()
+            },
+            2 => NetnsName {
+                name: name("host"),
+                label: name("host"),
+                own: true,
+                ..NetnsName::default()
+            },
+            4 => NetnsName {
+                process: Some(Process { pid: 7, comm: "ngi\x1b[31mnx".to_owned() }),
+                label: name("ngi\x1b[31mnx[7]"),
+                ..NetnsName::default()
+            },
+            _ => NetnsName {
+                container: name("docker:ev\x1b[31mil"),
+                label: name("ev\x1b[31mil"),
+                ..NetnsName::default()
+            },
         }
     }
 
@@ -48,7 +70,9 @@ impl Names for Lab {
             _ => return DeviceName::default(),
         };
         let bridge = (name == "veth5").then(|| "lxdbr0".to_owned());
-        DeviceName { name: Some(name.to_owned()), bridge }
+        let leads_to = (name == "veth5")
+            .then(|| ContainerName { full: "lxd:c1".to_owned(), label: "c1".to_owned() });
+        DeviceName { name: Some(name.to_owned()), bridge, leads_to }
     }
 }
 
@@ -218,12 +242,12 @@ fn a_dropped_packet_as_text() {
         text(Hops::Main, &dropped()),
         "\
 #1 icmp 10.0.100.252 → 203.0.113.8  echo request id 7 seq 1  98 bytes  flow 1 original
-    +0 ns  c1:eth0      dev_xmit
-  +3.0 µs  host:veth5   dev_receive
-  +5.0 µs  host:lxdbr0  dev_receive
-  +6.0 µs  host:lxdbr0  nf_prerouting  accept
-  +7.0 µs  host:lxdbr0  route          dev eth0 table main
-  +8.0 µs  host:lxdbr0  nf_forward     drop
+    +0 ns  c1:eth0          dev_xmit
+  +3.0 µs  host:veth5 (c1)  dev_receive
+  +5.0 µs  host:lxdbr0      dev_receive
+  +6.0 µs  host:lxdbr0      nf_prerouting  accept
+  +7.0 µs  host:lxdbr0      route          dev eth0 table main
+  +8.0 µs  host:lxdbr0      nf_forward     drop
   ✗ dropped at host:lxdbr0 (nf_forward): NETFILTER_DROP in nf_hook_slow+0xbe
     by  inet lxd fwd.lxdbr0, forward priority 0
     why a rule of chain inet lxd fwd.lxdbr0 at forward in the host dropped it
@@ -281,16 +305,16 @@ fn a_bridge_is_one_line() {
         text(Hops::Main, &bridged()),
         "\
 #1 udp 10.0.100.252:4000 → 10.0.100.253:53  98 bytes  flow 1 original
-     +0 ns  host:veth5  dev_receive
-   +2.0 µs  host:veth5  nf_prerouting   bridge accept
-   +3.0 µs  host:veth5  nf_prerouting   bridged accept, ct new mark 0x5
-   +7.0 µs  host:veth6  bridge_forward  flooded
-   +8.0 µs  host:veth6  nf_forward      bridge accept
-   +9.0 µs  host:veth6  dev_xmit
-  +11.0 µs  c1:eth0     dev_receive
-  +13.0 µs  c1:eth0     nf_prerouting   accept, ct untracked
-  +15.0 µs  c1:eth0     route           dev 1 local table main
-  +17.0 µs  c1:eth0     nf_input        accept in 500 ns
+     +0 ns  host:veth5 (c1)  dev_receive
+   +2.0 µs  host:veth5 (c1)  nf_prerouting   bridge accept
+   +3.0 µs  host:veth5 (c1)  nf_prerouting   bridged accept, ct new mark 0x5
+   +7.0 µs  host:veth6       bridge_forward  flooded
+   +8.0 µs  host:veth6       nf_forward      bridge accept
+   +9.0 µs  host:veth6       dev_xmit
+  +11.0 µs  c1:eth0          dev_receive
+  +13.0 µs  c1:eth0          nf_prerouting   accept, ct untracked
+  +15.0 µs  c1:eth0          route           dev 1 local table main
+  +17.0 µs  c1:eth0          nf_input        accept in 500 ns
   ✓ delivered at c1:eth0 (socket)
 
 "
@@ -364,11 +388,11 @@ fn a_dropped_packet_as_json() {
     );
     assert_eq!(
         json["hops"][0]["netns"],
-        serde_json::json!({"inode": 1, "name": "c1", "container": "lxd:c1"})
+        serde_json::json!({"inode": 1, "name": "netns-7", "container": "lxd:c1"})
     );
     assert_eq!(
         json["hops"][3]["dev"],
-        serde_json::json!({"ifindex": 5, "name": "veth5", "bridge": "lxdbr0"})
+        serde_json::json!({"ifindex": 5, "name": "veth5", "bridge": "lxdbr0", "container": "lxd:c1"})
     );
     assert_eq!(
         json["hops"][8]["detail"],

@@ -277,24 +277,24 @@ fn end(address: Option<&str>, port: Option<u16>) -> String {
 }
 
 fn netns(netns: &Netns) -> String {
-    let container = netns.container.as_deref();
-    let short = container.and_then(|container| container.split_once(':')).map(|(_, name)| name);
-    match netns.name.as_deref().or(short).or(container) {
-        Some(name) => escape(name).into_owned(),
+    match &netns.label {
+        Some(label) => escape(label).into_owned(),
         None if netns.inode == 0 => "?".to_owned(),
         None => netns.inode.to_string(),
     }
 }
 
-/// `c1:eth0`
+/// `c1:eth0`, `host:veth5 (c1)`
 fn place(hop: &Hop) -> String {
     let netns = netns(&hop.netns);
-    match &hop.dev {
-        None => netns,
-        Some(dev) => match &dev.name {
-            Some(name) => format!("{netns}:{}", escape(name)),
-            None => format!("{netns}:if{}", dev.ifindex),
-        },
+    let Some(dev) = &hop.dev else { return netns };
+    let device = match &dev.name {
+        Some(name) => format!("{netns}:{}", escape(name)),
+        None => format!("{netns}:if{}", dev.ifindex),
+    };
+    match &dev.leads_to {
+        Some(container) => format!("{device} ({})", escape(container)),
+        None => device,
     }
 }
 

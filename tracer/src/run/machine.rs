@@ -13,10 +13,12 @@ use std::{
 use crate::{
     event::{Decider, Family, HookFamily, InHook, Place, RuleOrPolicy, Verdict},
     explain::{
-        BaseChain, Bracket, Decision, DeviceName, Died, Evidence, KernelNames, Names, NetnsName,
+        BaseChain, Bracket, ContainerName, Decision, DeviceName, Died, Evidence, KernelNames,
+        Names, NetnsName,
     },
     host::{
         chains::{self, Chains, Occupant, Packets, Policy},
+        containers::{Containers, Process},
         drop_reasons::DropReasons,
         netns::Netns,
         ruleset::Tools,
@@ -62,6 +64,8 @@ pub struct Machine {
     /// Which namespace owns an address, by inode; `None` where several do. Empty when not wanted.
     owners: HashMap<IpAddr, Option<u32>>,
     names_addresses: bool,
+    /// What people call containers, by their whole names.
+    labels: HashMap<String, String>,
     /// Where observers stand.
     pub brackets: Brackets,
     /// The rules of the namespaces on the path, and of those where a packet was dropped.
@@ -81,6 +85,7 @@ impl Machine {
             snapshot: Snapshot::default(),
             owners: HashMap::new(),
             names_addresses,
+            labels: HashMap::new(),
             brackets: Brackets::default(),
             rules: Rules::new(Tools::find()),
             traced: RefCell::default(),
@@ -97,8 +102,16 @@ impl Machine {
         &self.snapshot
     }
 
+    /// These containers run now.
+    pub fn know(&mut self, containers: Containers) {
+        self.snapshot.know(containers);
+        self.labels = labels(&self.snapshot);
+    }
+
     /// The machine has changed.
-    pub fn look_like(&mut self, snapshot: Snapshot) {
+    pub fn look_like(&mut self, mut snapshot: Snapshot) {
+        snapshot.follow(&self.snapshot);
+        self.labels = labels(&snapshot);
         self.owners.clear();
         if self.names_addresses {
             for (place, link) in snapshot.links() {
@@ -182,6 +195,10 @@ impl Machine {
         Some(chains.collect())
     }
 
+    fn label(&self, container: &str) -> String {
+        self.labels.get(container).map_or(container, String::as_str).to_owned()
+    }
+
     fn chains(&self, netns: u32) -> Option<Rc<Chains>> {
         self.chains.get(netns, || {
             let read = Netns::by_inode(netns).and_then(|netns| Chains::read(&netns));
@@ -202,22 +219,35 @@ impl KernelNames for Machine {
 
 impl Names for Machine {
     fn netns(&self, inode: u32) -> NetnsName {
-        let name = self.snapshot.names(Place { netns: inode, ifindex: 0 }).netns;
+        let names = self.snapshot.names(Place { netns: inode, ifindex: 0 });
+        let unnamed = names.process.filter(|_| names.netns.or(names.container).is_none());
         NetnsName {
-            name: name.map(str::to_owned),
-            container: None,
+            name: names.netns.map(str::to_owned),
+            container: names.container.map(str::to_owned),
+            process: unnamed.cloned(),
+            label: names
+                .container
+                .map(|full| self.label(full))
+                .or_else(|| names.netns.map(str::to_owned))
+                .or_else(|| unnamed.map(|Process { pid, comm }| format!("{comm}[{pid}]"))),
             own: inode == self.snapshot.own,
         }
     }
 
     fn device(&self, place: Place) -> DeviceName {
         let names = self.snapshot.names(place);
-        DeviceName { name: names.link.map(str::to_owned), bridge: names.bridge.map(str::to_owned) }
+        DeviceName {
+            name: names.link.map(str::to_owned),
+            bridge: names.bridge.map(str::to_owned),
+            leads_to: names
+                .leads_to
+                .map(|full| ContainerName { full: full.to_owned(), label: self.label(full) }),
+        }
     }
 
     fn owner(&self, address: IpAddr) -> Option<String> {
         let inode = (*self.owners.get(&address)?)?;
-        self.netns(inode).name
+        self.netns(inode).label
     }
 }
 
@@ -281,6 +311,18 @@ impl Evidence for Machine {
             read.inspect_err(|e| log::info!("{e}")).ok()
         })
     }
+}
+
+/// What to call each container: its name, where nothing else is called so.
+fn labels(snapshot: &Snapshot) -> HashMap<String, String> {
+    let short = |name: &str| name.split_once(':').map_or(name, |(_, short)| short).to_owned();
+    let mut uses: HashMap<String, u32> = HashMap::new();
+    let names = snapshot.all_names();
+    for name in &names {
+        *uses.entry(short(name)).or_default() += 1;
+    }
+    let alone = names.into_iter().filter(|name| uses.get(&short(name)) == Some(&1));
+    alone.map(|name| (name.to_owned(), short(name))).collect()
 }
 
 /// Answers that are asked for again and again, kept while they are fresh.

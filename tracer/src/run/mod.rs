@@ -3,6 +3,7 @@
 
 mod attach;
 mod beyond;
+mod containers;
 mod dump;
 mod machine;
 mod nft_trace;
@@ -33,6 +34,7 @@ use crate::{
     explain::{HarmlessEnds, explain},
     host::{
         self,
+        containers::Containers,
         drop_reasons::DropReasons,
         kernel::Kernel,
         netns::Netns,
@@ -51,6 +53,7 @@ use crate::{
 };
 use attach::{Attacher, Watched};
 use beyond::Beyond;
+use containers::Namer;
 use dump::Dump;
 use machine::{KernelFacts, Machine};
 use nft_trace::NftTrace;
@@ -161,6 +164,7 @@ struct Trace<'a> {
     nft_trace: Option<NftTrace>,
     watch: Watch,
     machine: Machine,
+    namer: Namer,
     assembler: Assembler<HarmlessEnds<Arc<KernelFacts>>>,
     chronicle: Chronicle,
     /// Journeys that are to be shown next, and since when.
@@ -197,6 +201,7 @@ impl<'a> Trace<'a> {
         let mut probes = Probes::load(&request, types)?;
         let mut watch = Watch::new()?;
         let snapshot = Snapshot::take()?;
+        let namer = Namer::start(&snapshot);
         let namespaces = Netns::all()?;
         probes.sweep(&namespaces);
         if args.nft_trace || probe::nft_trace::may_leave_tables() {
@@ -229,6 +234,7 @@ impl<'a> Trace<'a> {
             nft_trace,
             watch,
             machine,
+            namer,
             assembler: Assembler::new(limits, HarmlessEnds(facts)),
             // Those that settle need a moment more than that to come here.
             chronicle: Chronicle::new(limits.settle_after * 3 / 2, limits.in_flight),
@@ -252,6 +258,11 @@ impl<'a> Trace<'a> {
         let mut terminate = signals(SignalKind::terminate())?;
         self.sink.start(&self.start_record(kernel))?;
         self.read_rules().await;
+        // Runtimes have only so long to answer.
+        if self.namer.is_looking() {
+            let containers = self.namer.read().await;
+            self.know(containers);
+        }
         self.probes.arm(true)?;
         let began = Instant::now();
         self.say_ready();
@@ -264,6 +275,7 @@ impl<'a> Trace<'a> {
         while !self.is_enough() {
             self.look_again();
             self.machine.rules.read_on(now);
+            self.namer.look(self.machine.snapshot());
             select! {
                 biased;
                 _ = interrupt.recv() => break,
@@ -272,6 +284,7 @@ impl<'a> Trace<'a> {
                 changes = self.watch.changed() => self.note(changes),
                 read = self.machine.rules.read() => self.take_rules(read),
                 flows = self.beyond.connections() => self.follow_answers(flows),
+                containers = self.namer.read() => self.know(containers),
                 look = finished(&mut self.looking) => self.follow_changes(look),
                 ready = self.events.readable_mut() => {
                     if let Ok(mut ready) = ready {
@@ -438,6 +451,12 @@ impl<'a> Trace<'a> {
         }
     }
 
+    fn know(&mut self, containers: Option<Containers>) {
+        if let Some(containers) = containers {
+            self.machine.know(containers);
+        }
+    }
+
     /// Takes notice of changes: rules are read again, the rest is looked at.
     fn note(&mut self, changes: BTreeSet<Change>) {
         for change in changes {
@@ -539,7 +558,10 @@ impl<'a> Trace<'a> {
     fn follow_changes(&mut self, look: Result<Result<Snapshot, host::Error>, JoinError>) {
         self.looking = None;
         match look {
-            Ok(Ok(snapshot)) => self.machine.look_like(snapshot),
+            Ok(Ok(snapshot)) => {
+                self.namer.follow(&snapshot);
+                self.machine.look_like(snapshot);
+            }
             Ok(Err(error)) => log::warn!("{error}; names and paths may be old"),
             Err(error) => log::warn!("looking at the machine failed: {error}"),
         }
