@@ -23,7 +23,8 @@ impl Names for Lab {
 
     fn device(&self, place: Place) -> DeviceName {
         let is_port = place.netns == HOST && [PORT, OTHER_PORT].contains(&place.ifindex);
-        DeviceName { name: None, bridge: is_port.then(|| "br0".to_owned()) }
+        let bridge = is_port.then(|| "br0".to_owned());
+        DeviceName { bridge, ..DeviceName::default() }
     }
 }
 
