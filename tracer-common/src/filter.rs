@@ -143,6 +143,8 @@ pub struct Macs {
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Filter {
+    /// Either address, as one of a container's.
+    pub container: Values<Net>,
     /// Either address.
     pub ip: Values<Net>,
     /// Source address.
@@ -177,6 +179,7 @@ impl Filter {
         let net = Net { prefix: [0; 2], mask: [0; 2] };
         let ports = Ports { first: 0, last: 0 };
         Self {
+            container: Values::none(net),
             ip: Values::none(net),
             src: Values::none(net),
             dst: Values::none(net),
@@ -213,6 +216,9 @@ impl Filter {
                     (packet.family == family::ARP) == (p.family == family::ARP)
                         && packet.proto == p.number
                 })))
+            && (self.container.is_empty()
+                || (addressed
+                    && self.container.any(|net| net.contains(&src) || net.contains(&dst))))
             && (self.ip.is_empty()
                 || (addressed && self.ip.any(|net| net.contains(&src) || net.contains(&dst))))
             && (self.src.is_empty() || (addressed && self.src.any(|net| net.contains(&src))))
@@ -227,14 +233,19 @@ impl Filter {
     /// Whether any address criterion was given.
     #[inline(always)]
     pub fn names_addresses(&self) -> bool {
-        !(self.ip.is_empty() && self.src.is_empty() && self.dst.is_empty())
+        !(self.container.is_empty()
+            && self.ip.is_empty()
+            && self.src.is_empty()
+            && self.dst.is_empty())
     }
 
     /// Whether these addresses match, each as two halves of its (IPv4-mapped) bytes, read natively.
     /// What does not match here matches nowhere: the kernel side asks this before it parses more.
     #[inline(always)]
     pub fn matches_addresses(&self, src: &[u64; 2], dst: &[u64; 2]) -> bool {
-        (self.ip.is_empty() || self.ip.any(|net| net.contains(src) || net.contains(dst)))
+        (self.container.is_empty()
+            || self.container.any(|net| net.contains(src) || net.contains(dst)))
+            && (self.ip.is_empty() || self.ip.any(|net| net.contains(src) || net.contains(dst)))
             && (self.src.is_empty() || self.src.any(|net| net.contains(src)))
             && (self.dst.is_empty() || self.dst.any(|net| net.contains(dst)))
     }

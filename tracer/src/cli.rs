@@ -3,11 +3,11 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use clap_complete::Shell;
+use clap_complete::{Shell, engine::ArgValueCandidates};
 
 use crate::{
     probe::{Mechanism, RING_BYTES},
-    select::{Address, MacAddress, NetnsRef, PortRange, Protocol},
+    select::{self, Address, MacAddress, NetnsRef, PortRange, Protocol, container::ContainerRef},
 };
 
 /// Trace the path of a container's packets across this host
@@ -33,6 +33,12 @@ pub enum Command {
         /// Only by these mechanisms
         #[arg(long, value_name = "NAME", value_delimiter = ',')]
         mechanism: Vec<Mechanism>,
+    },
+    /// List what this host runs: containers and namespaces with their interfaces and addresses
+    Containers {
+        /// As aligned columns, or one JSON object a line
+        #[arg(short, long, value_enum, default_value_t = ListFormat::Text)]
+        output: ListFormat,
     },
     /// Print the JSON Schema of the JSON output
     Schema,
@@ -132,6 +138,9 @@ pub struct SelectArgs {
     /// Seen at this interface (of this network namespace, or of those given by --netns)
     #[arg(long, value_name = "NAME")]
     pub iface: Vec<String>,
+    /// From or to this container: any of the addresses that it has when the trace begins
+    #[arg(long, value_name = "[RUNTIME:]NAME", add = ArgValueCandidates::new(select::container::candidates))]
+    pub container: Vec<ContainerRef>,
     /// Seen in this network namespace
     #[arg(long, value_name = "NAME|PATH|INODE|pid:N")]
     pub netns: Vec<NetnsRef>,
@@ -145,6 +154,15 @@ pub enum Format {
     /// A block of lines for each journey.
     Text,
     /// One JSON object a line.
+    Json,
+}
+
+/// How a list is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ListFormat {
+    /// Aligned columns
+    Text,
+    /// One JSON object a line
     Json,
 }
 

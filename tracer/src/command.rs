@@ -5,12 +5,15 @@ use std::{
     process::ExitCode,
 };
 
+use anyhow::Context as _;
 use clap::{CommandFactory as _, error::ErrorKind};
+use clap_complete::env::Shells;
 use tracer_common::point::{Layer, Point};
 
 use crate::{
-    cli::{Cli, Command},
-    output::schema,
+    cli::{Cli, Command, ListFormat},
+    host::{containers::Sources, snapshot::Snapshot},
+    output::{containers, schema},
     probe::{Aside, Function, Mechanism, Offer},
     run, select,
 };
@@ -33,10 +36,30 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             let (offers, asides) = run::offers(&mechanism)?;
             print(&probes(offers, asides))?;
         }
+        Some(Command::Containers { output }) => {
+            log_to_stderr(0);
+            let snapshot = Snapshot::take_all(&Sources::of_this_machine())?;
+            for problem in &snapshot.containers.problems {
+                log::warn!("{}", problem.text);
+            }
+            let listed = containers::list(&snapshot);
+            print(&match output {
+                ListFormat::Text => containers::text(&listed),
+                ListFormat::Json => containers::json(&listed)?,
+            })?;
+        }
         Some(Command::Schema) => print(&format!("{:#}\n", schema()))?,
         Some(Command::Completions { shell }) => {
             let mut script = Vec::new();
-            clap_complete::generate(shell, &mut Cli::command(), "pathtrace", &mut script);
+            let shells = Shells::builtins();
+            let writer = shells.completer(&shell.to_string()).context("no such shell")?;
+            writer.write_registration(
+                "COMPLETE",
+                "pathtrace",
+                "pathtrace",
+                "pathtrace",
+                &mut script,
+            )?;
             print(&String::from_utf8_lossy(&script))?;
         }
     }

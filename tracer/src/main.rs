@@ -2,10 +2,13 @@
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
+use clap::{CommandFactory as _, Parser as _};
+use clap_complete::CompleteEnv;
 use tracer::cli::Cli;
 
 fn main() -> ExitCode {
+    // A shell that completes asks in the environment.
+    CompleteEnv::with_factory(Cli::command).complete();
     let cli = Cli::parse();
     match tracer::command::run(cli) {
         Ok(code) => code,

@@ -1,5 +1,7 @@
 //! From what a person selects to the [`Filter`] that the kernel side evaluates.
 
+pub mod container;
+
 use std::{
     net::{IpAddr, Ipv6Addr},
     path::PathBuf,
@@ -173,9 +175,11 @@ impl NetnsRef {
 pub struct Selection {
     /// For the kernel side.
     pub filter: Filter,
-    /// Every address that was named.
+    /// Every address that was named, those of containers first.
     pub addresses: Vec<IpNet>,
-    /// Every namespace that was named.
+    /// The addresses of the containers that were named.
+    pub of_containers: Vec<IpNet>,
+    /// Every namespace that was named, or is that of a container which was.
     pub namespaces: Vec<Netns>,
     /// Every interface that was named, as a namespace's inode and an index.
     pub interfaces: Vec<(u32, u32)>,
@@ -195,6 +199,7 @@ pub fn contradiction(select: &SelectArgs) -> Option<String> {
         ("--mac", select.mac.len()),
         ("--iface", select.iface.len()),
         ("--netns", select.netns.len()),
+        ("--container", select.container.len()),
     ] {
         if n > MAX_VALUES {
             return Some(format!("{flag} is given {n} times; {MAX_VALUES} is the most"));
@@ -227,7 +232,7 @@ pub fn contradiction(select: &SelectArgs) -> Option<String> {
 /// Finds what was selected on this machine.
 ///
 /// # Errors
-/// When a namespace or an interface is not there.
+/// When a namespace, an interface or a container is not there.
 pub fn resolve(select: &SelectArgs) -> anyhow::Result<Selection> {
     let mut filter = Filter::ANY;
     fill(&mut filter.ip, select.ip.iter().map(|a| a.net()));
@@ -241,15 +246,21 @@ pub fn resolve(select: &SelectArgs) -> anyhow::Result<Selection> {
         &mut filter.mac,
         select.mac.iter().map(|MacAddress([a, b, c, d, e, f])| [*a, *b, *c, *d, *e, *f, 0, 0]),
     );
-    let namespaces = select.netns.iter().map(NetnsRef::resolve).collect::<Result<Vec<_>, _>>()?;
+    let mut namespaces =
+        select.netns.iter().map(NetnsRef::resolve).collect::<Result<Vec<_>, _>>()?;
     fill(&mut filter.netns, namespaces.iter().map(|n| n.inode));
     let interfaces = interfaces(&select.iface, &namespaces)?;
     if interfaces.len() > MAX_VALUES {
         anyhow::bail!("--iface names {} interfaces; {MAX_VALUES} is the most", interfaces.len());
     }
     fill(&mut filter.iface, interfaces.iter().map(|&(netns, ifindex)| Iface { netns, ifindex }));
-    let addresses = [&select.ip, &select.src, &select.dst].into_iter().flatten();
-    Ok(Selection { filter, addresses: addresses.map(|a| a.0).collect(), namespaces, interfaces })
+    let containers = container::resolve(&select.container)?;
+    let of_containers: Vec<IpNet> = containers.addresses.iter().copied().map(IpNet::from).collect();
+    fill(&mut filter.container, of_containers.iter().map(|net| Address(*net).net()));
+    namespaces.extend(containers.namespaces);
+    let named = [&select.ip, &select.src, &select.dst].into_iter().flatten().map(|a| a.0);
+    let addresses = of_containers.iter().copied().chain(named).collect();
+    Ok(Selection { filter, addresses, of_containers, namespaces, interfaces })
 }
 
 fn interfaces(names: &[String], within: &[Netns]) -> anyhow::Result<Vec<(u32, u32)>> {

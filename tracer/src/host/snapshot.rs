@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Error,
-    containers::{Container, Containers, Process},
+    containers::{Container, Containers, Process, Sources},
     link::{Link, Links},
     netns::Netns,
     peers::Search,
@@ -78,6 +78,17 @@ impl Snapshot {
     pub fn take() -> Result<Self, Error> {
         let mut snapshot = Self::default();
         snapshot.refresh()?;
+        Ok(snapshot)
+    }
+
+    /// The same, with what runs in the namespaces. Takes as long as [`Containers::read`].
+    ///
+    /// # Errors
+    /// As [`take`](Self::take).
+    pub fn take_all(sources: &Sources) -> Result<Self, Error> {
+        let mut snapshot = Self::take()?;
+        let containers = Containers::read(sources, &snapshot.behind());
+        snapshot.know(containers);
         Ok(snapshot)
     }
 

@@ -4,6 +4,7 @@
 //! counts them for the summary. The sinks only render.
 
 mod build;
+pub mod containers;
 mod describe;
 pub mod escape;
 mod json;

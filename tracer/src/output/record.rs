@@ -7,9 +7,10 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use super::containers::{Container, Namespace};
 use crate::host::containers::Process;
 
-/// One line of `-o json`.
+/// One line of `-o json`, or of `pathtrace containers -o json`.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum Record {
@@ -19,6 +20,10 @@ pub enum Record {
     Journey(Box<Journey>),
     /// The last line.
     Summary(Summary),
+    /// Of `pathtrace containers`: a container.
+    Container(Container),
+    /// Of `pathtrace containers`: a network namespace that is no container's.
+    Namespace(Namespace),
 }
 
 /// The trace begins: everything is attached.

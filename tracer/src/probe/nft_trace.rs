@@ -70,7 +70,8 @@ impl Marks {
         let range = |Ports { first, last }| (first, last);
         let ports: Vec<_> = ports.into_iter().flatten().map(range).collect();
         // In the order of these flags.
-        let given = [filter.ip.len, filter.src.len, filter.dst.len].into_iter().find(|n| *n > 0);
+        let given = [filter.container.len, filter.ip.len, filter.src.len, filter.dst.len];
+        let given = given.into_iter().find(|n| *n > 0);
         let addresses: Vec<_> =
             selection.addresses.iter().copied().take(given.unwrap_or(0) as usize).collect();
         let proto = match values(&filter.proto).as_slice() {

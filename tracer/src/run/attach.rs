@@ -64,7 +64,7 @@ impl Attacher {
     /// For packets that were selected so.
     pub fn new(select: &SelectArgs, selection: &Selection) -> Self {
         Self {
-            combinations: combinations(select),
+            combinations: combinations(select, &selection.of_containers),
             namespaces: selection.namespaces.iter().map(|n| n.inode).collect(),
             interfaces: selection
                 .interfaces
@@ -230,12 +230,13 @@ impl Attacher {
 }
 
 /// The addresses that one packet can have together: one of each flag that was given.
-fn combinations(select: &SelectArgs) -> Vec<Vec<IpNet>> {
+fn combinations(select: &SelectArgs, of_containers: &[IpNet]) -> Vec<Vec<IpNet>> {
     let given = [&select.ip, &select.src, &select.dst].map(|flag| {
         let nets: Vec<IpNet> = flag.iter().map(|address| address.0).collect();
         nets
     });
-    let given: Vec<_> = given.into_iter().filter(|nets| !nets.is_empty()).collect();
+    let given = given.into_iter().chain([of_containers.to_vec()]);
+    let given: Vec<_> = given.filter(|nets| !nets.is_empty()).collect();
     if given.iter().map(Vec::len).product::<usize>() > MOST_COMBINATIONS {
         return given.into_iter().flatten().map(|net| vec![net]).collect();
     }
@@ -279,10 +280,14 @@ mod tests {
 
     #[test]
     fn one_flags_values_are_alternatives_and_different_flags_go_together() {
-        let of =
-            |select: &SelectArgs| combinations(select).iter().map(Vec::len).collect::<Vec<_>>();
+        let of = |select: &SelectArgs| {
+            combinations(select, &[]).iter().map(Vec::len).collect::<Vec<_>>()
+        };
         assert_eq!(of(&select(&["10.0.0.1", "10.0.0.2"], &[], &[])), [1, 1]);
         assert_eq!(of(&select(&[], &["10.0.0.1"], &["10.0.0.2", "10.0.0.3"])), [2, 2]);
         assert_eq!(of(&select(&[], &[], &[])), [0]);
+        let container = ["10.0.0.7/32".parse().unwrap(), "fd00::7/128".parse().unwrap()];
+        let both = combinations(&select(&["10.0.0.1"], &[], &[]), &container);
+        assert_eq!(both.iter().map(Vec::len).collect::<Vec<_>>(), [2, 2]);
     }
 }

@@ -123,6 +123,7 @@ impl Beyond {
             };
             let mut filter = self.filter;
             (filter.ip, filter.dst) = (Filter::ANY.ip, Filter::ANY.dst);
+            filter.container = Filter::ANY.container;
             if target.port.is_none() {
                 (filter.port, filter.dport) = (Filter::ANY.port, Filter::ANY.dport);
             }

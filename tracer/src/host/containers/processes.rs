@@ -36,7 +36,7 @@ pub(super) struct Mark {
 /// All that processes tell.
 #[derive(Debug, Default)]
 pub(super) struct Processes {
-    /// The oldest of each network namespace that is not the host's own.
+    /// The oldest of each network namespace that is not this process's own.
     pub oldest: BTreeMap<u32, Process>,
     /// One a container and teller: its oldest process.
     pub marks: Vec<Mark>,
@@ -55,8 +55,8 @@ impl Processes {
     /// Walks through all of them. One that ends meanwhile is left out.
     pub(super) fn scan(sources: &Sources) -> Self {
         let mut found = Self::default();
-        let host: Vec<u32> =
-            ["self", "1"].iter().filter_map(|pid| netns(&sources.proc.join(pid)).ok()).collect();
+        let of = |pid: &str| netns(&sources.proc.join(pid)).ok();
+        let (own, first) = (of("self"), of("1"));
         let mut monitors: HashMap<u32, (Runtime, String)> = HashMap::new();
         let mut inside: Vec<(u32, u32, Stat)> = Vec::new();
         for entry in fs::read_dir(&sources.proc).into_iter().flatten().flatten() {
@@ -72,7 +72,7 @@ impl Processes {
                     found.podman.extend(of_conmon(&line));
                 }
             }
-            if !host.contains(&netns) {
+            if Some(netns) != own {
                 inside.push((pid, netns, stat));
             }
         }
@@ -87,6 +87,11 @@ impl Processes {
         };
         for (pid, netns, stat) in inside {
             let mark = |runtime, called, told| Mark { runtime, called, told, pid, netns };
+            found.oldest.entry(netns).or_insert(Process { pid, comm: stat.comm });
+            // What runs on the host itself owns no namespace.
+            if Some(netns) == first {
+                continue;
+            }
             if let Some((runtime, name)) = monitors.get(&stat.parent) {
                 add(mark(*runtime, Called::Name(name.clone()), Told::Monitor));
             }
@@ -94,7 +99,6 @@ impl Processes {
             if let Some((runtime, called)) = cgroup::container(&cgroup) {
                 add(mark(runtime, called, Told::Cgroup));
             }
-            found.oldest.entry(netns).or_insert(Process { pid, comm: stat.comm });
         }
         found
     }
