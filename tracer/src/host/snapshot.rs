@@ -109,6 +109,9 @@ impl Snapshot {
         }
         self.own = own.inode;
         let before = std::mem::replace(&mut self.namespaces, now);
+        for (inode, namespace) in &mut self.namespaces {
+            before.get(inode).into_iter().for_each(|known| namespace.inherit(known));
+        }
         // Inodes are used again: what comes under one that has vanished is something else.
         let namespaces = &self.namespaces;
         self.past.retain(|inode, _| before.contains_key(inode) || !namespaces.contains_key(inode));
@@ -130,7 +133,11 @@ impl Snapshot {
         let read = all.iter().find(|n| n.inode == inode).map(Namespace::read);
         let now = match read {
             Some(Err(e)) if !e.is_gone() => return Err(e),
-            Some(Ok(namespace)) => Some(namespace),
+            Some(Ok(mut namespace)) => {
+                let known = self.namespaces.get(&inode);
+                known.into_iter().for_each(|known| namespace.inherit(known));
+                Some(namespace)
+            }
             _ => None,
         };
         let before = match now {
@@ -179,10 +186,8 @@ impl Snapshot {
     /// containers were named, and what vanished meanwhile keeps that name.
     pub fn follow(&mut self, before: &Self) {
         for (inode, known) in before.past.iter().chain(&before.namespaces) {
-            if let Some(past) = self.past.get_mut(inode) {
-                past.container = past.container.take().or_else(|| known.container.clone());
-                past.process = past.process.take().or_else(|| known.process.clone());
-            }
+            let both = [self.namespaces.get_mut(inode), self.past.get_mut(inode)];
+            both.into_iter().flatten().for_each(|namespace| namespace.inherit(known));
         }
         self.know(before.containers.clone());
     }
@@ -212,8 +217,11 @@ impl Snapshot {
         labels.remove(&self.own);
         for (inode, namespace) in &mut self.namespaces {
             let is_own = *inode == self.own;
-            namespace.container = labels.get(inode).cloned();
-            namespace.process = self.containers.processes.get(inode).filter(|_| !is_own).cloned();
+            // One that stops leaves its name to what is left of its namespace.
+            let owner = labels.get(inode).cloned();
+            namespace.container = owner.or_else(|| namespace.container.take());
+            let process = self.containers.processes.get(inode).filter(|_| !is_own);
+            namespace.process = process.cloned().or_else(|| namespace.process.take());
             for link in namespace.links.values_mut() {
                 let peer = link.is_paired().then_some(link.peer).flatten();
                 let far = peer.and_then(|peer| peer.netns).filter(|far| far != inode);
@@ -286,6 +294,12 @@ impl Namespace {
     fn link(&self, ifindex: u32) -> Option<&Link> {
         self.links.get(&ifindex)
     }
+
+    /// Takes over whose it was, where that is not known better.
+    fn inherit(&mut self, known: &Self) {
+        self.container = self.container.take().or_else(|| known.container.clone());
+        self.process = self.process.take().or_else(|| known.process.clone());
+    }
 }
 
 #[cfg(test)]
@@ -350,6 +364,74 @@ mod tests {
         assert_eq!(snapshot.names(v0).bridge, Some("br0"));
         assert_eq!(snapshot.names(eth0).netns, Some(name.as_str()));
         assert_eq!(snapshot.names(eth0).link, Some("eth0"));
+    }
+
+    fn owned_by(name: &str, netns: u32) -> Containers {
+        let container = serde_json::json!({
+            "runtime": "lxd", "name": name, "told": "api", "running": true, "netns": netns,
+        });
+        Containers {
+            list: vec![serde_json::from_value(container).unwrap()],
+            processes: BTreeMap::from([(netns, Process { pid: 7, comm: "nginx".into() })]),
+            ..Containers::default()
+        }
+    }
+
+    #[test]
+    fn a_container_names_its_namespace_and_what_leads_there() {
+        let (host, container) = lab();
+        let (h, c) = (host.netns().inode, container.netns().inode);
+        let mut snapshot = Snapshot::take().unwrap();
+        snapshot.know(owned_by("web1", c));
+        let (v0, eth0) = (place(&snapshot, h, "v0"), place(&snapshot, c, "eth0"));
+        assert_eq!(snapshot.names(eth0).container, Some("lxd:web1"));
+        assert_eq!(snapshot.names(eth0).process.map(|p| p.comm.as_str()), Some("nginx"));
+        assert_eq!(snapshot.names(eth0).leads_to, None);
+        assert_eq!(snapshot.names(v0).leads_to, Some("lxd:web1"));
+        assert_eq!(snapshot.container_of(c).map(Container::label), Some("lxd:web1".into()));
+        assert!(snapshot.all_names().contains("lxd:web1"));
+
+        snapshot.know(owned_by("web2", c));
+        assert_eq!(snapshot.names(eth0).container, Some("lxd:web2"), "it was renamed");
+    }
+
+    #[test]
+    fn a_container_with_the_hosts_network_does_not_own_it() {
+        let mut snapshot = Snapshot::take().unwrap();
+        let own = snapshot.own;
+        snapshot.know(owned_by("web1", own));
+        assert_eq!(snapshot.names(Place { netns: own, ifindex: 1 }).container, None);
+        assert_eq!(snapshot.container_of(own), None);
+    }
+
+    #[test]
+    fn what_stops_and_vanishes_keeps_its_container() {
+        let (_host, container) = lab();
+        let c = container.netns().inode;
+        let mut snapshot = Snapshot::take().unwrap();
+        let eth0 = place(&snapshot, c, "eth0");
+        snapshot.know(owned_by("web1", c));
+        snapshot.know(Containers::default());
+        snapshot.refresh().unwrap();
+        assert_eq!(snapshot.names(eth0).container, Some("lxd:web1"), "it has stopped");
+        drop(container);
+        snapshot.refresh().unwrap();
+        assert_eq!(snapshot.names(eth0).container, Some("lxd:web1"), "it has vanished");
+    }
+
+    #[test]
+    fn what_is_named_while_a_look_is_under_way_keeps_that_name() {
+        let (_host, container) = lab();
+        let c = container.netns().inode;
+        let mut shown = Snapshot::take().unwrap();
+        let mut looked = shown.clone();
+        let eth0 = place(&shown, c, "eth0");
+        drop(container);
+        looked.refresh().unwrap();
+        shown.know(owned_by("web1", c));
+        looked.follow(&shown);
+        assert_eq!(looked.names(eth0).container, Some("lxd:web1"));
+        assert!(!looked.namespaces.contains_key(&c));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::{
         BaseChain, Bracket, ContainerName, DeviceName, Evidence, KernelNames, Names, NetnsName,
         explain,
     },
-    host::{containers::Process, symbols::Function},
+    host::{containers::Process, snapshot::Snapshot, symbols::Function},
     journey::{Journey, sample::*},
 };
 
@@ -572,4 +572,74 @@ fn a_reader_that_left_is_no_failure() {
         Text::new(Gone, Hops::All, false).journey(&dropped()),
         Err(SinkError::Closed)
     ));
+}
+
+/// A container with a hostile name, a namespace without processes, and the host.
+fn inhabited() -> Snapshot {
+    let link = |ifindex: u32, name: &str, kind: &str, more: Value| {
+        let mut link = serde_json::json!({
+            "ifindex": ifindex, "name": name, "kind": kind, "up": true, "mtu": 1500, "arp_type": 1,
+        });
+        if let (Some(link), Value::Object(more)) = (link.as_object_mut(), more) {
+            link.extend(more);
+        }
+        link
+    };
+    let peer = |netns: u32, ifindex: u32| serde_json::json!({"ifindex": ifindex, "nsid": 0, "netns": netns});
+    let snapshot = serde_json::json!({
+        "own": 1,
+        "namespaces": {
+            "1": {"name": "host", "uplinks": [2], "links": {
+                "2": link(2, "eth0", "", serde_json::json!({"addresses": ["198.51.100.1/24"]})),
+                "3": link(3, "br0", "bridge", Value::Null),
+                "4": link(4, "veth4", "veth", serde_json::json!({"master": 3, "peer": peer(7, 2)})),
+                "5": link(5, "vlan5", "vlan", serde_json::json!({"peer": {"ifindex": 2, "netns": 1}})),
+                "6": link(6, "veth6", "veth", serde_json::json!({"peer": {"ifindex": 2, "nsid": 9}})),
+            }},
+            "7": {"links": {"2": link(2, "eth0", "veth",
+                serde_json::json!({"peer": peer(1, 4), "addresses": ["10.0.0.7/24", "fd00::7/64"]}))}},
+            "8": {"name": "left", "links": {}},
+        },
+        "containers": {"list": [{
+            "runtime": "docker", "name": "ev\u{1b}[31mil", "told": "api", "running": true, "pid": 70,
+            "netns": 7, "published": [{"proto": "tcp", "host_port": 8080, "container_port": 80}],
+        }, {
+            "runtime": "incus", "name": "off", "told": "api", "running": false,
+        }]},
+    });
+    let mut snapshot: Snapshot = serde_json::from_value(snapshot).unwrap();
+    snapshot.know(snapshot.containers.clone());
+    snapshot
+}
+
+#[test]
+fn containers_are_listed_in_columns() {
+    assert_eq!(
+        containers::text(&containers::list(&inhabited())),
+        "\
+RUNTIME  NAME            NETNS  PROCESS  INTERFACE  LEADS TO                    BRIDGE  ADDRESSES
+docker   ev\\u{1b}[31mil  7      70       eth0       veth4                       br0     10.0.0.7/24, fd00::7/64 (8080→80/tcp)
+-        left            8      none
+-        host            1      -        eth0       -                           -       198.51.100.1/24
+                                         br0        -                           -
+                                         veth4      docker:ev\\u{1b}[31mil:eth0  br0
+                                         vlan5      on eth0                     -
+                                         veth6      unreachable                 -
+"
+    );
+}
+
+#[test]
+fn containers_as_json_fit_the_schema_and_keep_their_names() {
+    let listed = containers::list(&inhabited());
+    let json = containers::json(&listed).unwrap();
+    let lines: Vec<Value> = json.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines[0]["type"], "container");
+    assert_eq!(lines[0]["name"], "ev\u{1b}[31mil");
+    assert_eq!(lines[0]["interfaces"][0]["peer"]["name"], "veth4");
+    assert_eq!(lines[1]["orphaned"], true);
+    let schema = jsonschema::validator_for(&schema()).unwrap();
+    for line in lines {
+        assert!(schema.is_valid(&line), "{line}");
+    }
 }

@@ -265,7 +265,8 @@ mod tests {
         let eth0 = link("eth0", 1, &["10.0.0.7/24", "fe80::7/64", "fd00::7/64"]);
         let of = |links: Vec<Link>| {
             let links = links.into_iter().map(|link| (link.ifindex, link)).collect();
-            let mut snapshot = Snapshot { own: 1, ..Snapshot::default() };
+            let mut snapshot = Snapshot::default();
+            snapshot.own = 1;
             snapshot.namespaces.insert(7, Namespace { links, ..Namespace::default() });
             snapshot
         };

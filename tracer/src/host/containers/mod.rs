@@ -16,6 +16,8 @@ mod join;
 mod lxd;
 mod processes;
 mod sources;
+#[cfg(test)]
+mod tests;
 
 use std::{collections::BTreeMap, fmt, net::IpAddr};
 
