@@ -174,6 +174,11 @@ impl Netns {
         })
     }
 
+    /// The file by which it was found.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Its name, else its inode: for messages.
     pub fn label(&self) -> String {
         self.name.clone().unwrap_or_else(|| self.inode.to_string())

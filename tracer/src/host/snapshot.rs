@@ -297,8 +297,18 @@ impl Namespace {
 
     /// Takes over whose it was, where that is not known better.
     fn inherit(&mut self, known: &Self) {
-        self.container = self.container.take().or_else(|| known.container.clone());
-        self.process = self.process.take().or_else(|| known.process.clone());
+        if self.may_be(known) {
+            self.container = self.container.take().or_else(|| known.container.clone());
+            self.process = self.process.take().or_else(|| known.process.clone());
+        }
+    }
+
+    /// Whether it may be what was known by its inode before. Inodes are used again at once; what has
+    /// another link in place of the former ones is something else.
+    fn may_be(&self, known: &Self) -> bool {
+        let is_here = |link: &Link| self.link(link.ifindex).is_some_and(|own| own.mac == link.mac);
+        let mut former = known.links.values().filter(|link| !link.is_loopback()).peekable();
+        former.peek().is_none() || former.any(is_here)
     }
 }
 

@@ -15,7 +15,7 @@ use std::{
     io,
     mem::MaybeUninit,
     os::fd::OwnedFd,
-    path::Path,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -268,10 +268,11 @@ impl Watch {
         let pause = match scan {
             Some(scan) => {
                 if scan.known != self.known {
-                    let is_known = |inode: u32| scan.known.iter().any(|(i, _)| *i == inode);
+                    let is_known = |inode: u32| scan.known.iter().any(|(i, ..)| *i == inode);
                     self.sockets.retain(|inode, _| is_known(*inode));
                     self.rules.retain(|inode, _| is_known(*inode));
-                    let gone = self.known.iter().map(|(inode, _)| *inode).filter(|i| !is_known(*i));
+                    let gone =
+                        self.known.iter().map(|(inode, ..)| *inode).filter(|i| !is_known(*i));
                     self.changes.extend(gone.map(Change::Gone));
                     self.known = scan.known;
                     self.changes.insert(Change::Namespaces);
@@ -348,11 +349,12 @@ async fn wait_readable(fd: &AsyncFd<OwnedFd>) {
     }
 }
 
-/// The namespaces there are: inode and name.
-type Known = BTreeSet<(u32, Option<String>)>;
+/// The namespaces there are: inode, name, and the file that leads there, which tells one from another
+/// that got its inode since.
+type Known = BTreeSet<(u32, Option<String>, PathBuf)>;
 
 fn known(all: &[Netns]) -> Known {
-    all.iter().map(|netns| (netns.inode, netns.name.clone())).collect()
+    all.iter().map(|netns| (netns.inode, netns.name.clone(), netns.path().to_owned())).collect()
 }
 
 /// A socket that hears of links and addresses of the calling thread's namespace.

@@ -452,9 +452,13 @@ impl<'a> Trace<'a> {
     }
 
     fn know(&mut self, containers: Option<Containers>) {
-        if let Some(containers) = containers {
-            self.machine.know(containers);
+        let Some(containers) = containers else { return };
+        let known = &self.machine.snapshot().namespaces;
+        // Runtimes tell of a namespace sooner than it is looked for.
+        if containers.owners().keys().any(|netns| !known.contains_key(netns)) {
+            self.changed.insert(Change::Namespaces);
         }
+        self.machine.know(containers);
     }
 
     /// Takes notice of changes: rules are read again, the rest is looked at.
