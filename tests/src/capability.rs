@@ -35,6 +35,8 @@ pub enum Capability {
     Reason(&'static str),
     /// Bridged packets in the hooks of IP.
     BridgeNetfilter,
+    /// Links of a kind, as `ip link add` makes them.
+    Link(&'static str),
 }
 
 impl fmt::Display for Capability {
@@ -48,6 +50,7 @@ impl fmt::Display for Capability {
             Capability::TcByLink => f.write_str("tcx links in this kernel"),
             Capability::Reason(reason) => write!(f, "the drop reason {reason} in this kernel"),
             Capability::BridgeNetfilter => f.write_str("br_netfilter in this kernel"),
+            Capability::Link(kind) => write!(f, "links of kind {kind} in this kernel"),
         }
     }
 }
@@ -88,6 +91,7 @@ impl Lab {
             Capability::TcByLink => is_by("tc_ingress", TCX),
             Capability::Reason(reason) => Ok(has_reason(reason)),
             Capability::BridgeNetfilter => topology::has_bridge_netfilter(self.netns("host")?),
+            Capability::Link(kind) => Ok(topology::makes_links(self.netns("host")?, kind)),
         }
     }
 }

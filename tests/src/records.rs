@@ -199,6 +199,13 @@ impl Journey {
         &self.hops
     }
 
+    /// What the hops like this step told, in order.
+    pub fn details(&self, step: &str) -> Vec<&Value> {
+        let hops = self.record["hops"].as_array().into_iter().flatten();
+        let named = self.hops.iter().zip(hops).filter(|(hop, _)| matches(hop, step));
+        named.map(|(_, hop)| &hop["detail"]).collect()
+    }
+
     /// `tcp`, `udp`, `icmp`, `icmp6`, `arp` …
     pub fn proto(&self) -> &str {
         self.record["flow"]["proto"].as_str().unwrap_or_default()

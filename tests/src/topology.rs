@@ -127,3 +127,16 @@ fn configure(container: &Netns, v4: &str, v6: &str) -> Result<()> {
          route add ::/0 via {HOST_V6}"
     ))
 }
+
+/// Whether links of this kind can be made. A module that has them is loaded by the kernel itself.
+pub fn makes_links(host: &Netns, kind: &str) -> bool {
+    let how = match kind {
+        "vlan" => "vlan id 4094",
+        "vrf" => "vrf table 4094",
+        "vxlan" => "vxlan id 4094 dstport 4790",
+        plain => plain,
+    };
+    let lower = matches!(kind, "vlan" | "macvlan" | "ipvlan").then_some("link eth-up");
+    let lower = lower.unwrap_or_default();
+    host.ip(&format!("link add {lower} name trial type {how}\nlink del trial")).is_ok()
+}

@@ -1,10 +1,13 @@
 //! What explaining needs to know of this machine, as traits: whoever knows it implements them.
 
-use std::net::IpAddr;
+use std::{borrow::Cow, net::IpAddr};
 
 use crate::{
     event::{Decider, InHook, Place},
-    host::{containers::Process, ruleset::ways::Packet, symbols::Function},
+    host::{
+        containers::Process, route_tables::RouteTables, routing_rule::RoutingRule,
+        ruleset::ways::Packet, symbols::Function,
+    },
     journey::{Decided, Journey},
 };
 
@@ -97,6 +100,19 @@ pub trait Names {
     /// The name of the namespace that owns an address; `None` where none or several do.
     fn owner(&self, _: IpAddr) -> Option<String> {
         None
+    }
+    /// The rules of a namespace that say which routing table is looked up, in their order; as they were
+    /// at a time of CLOCK_MONOTONIC, none where that is not known.
+    fn routing_rules(&self, _netns: u32, _time: u64) -> &[RoutingRule] {
+        &[]
+    }
+    /// Names of routing tables.
+    fn route_tables(&self) -> Cow<'_, RouteTables> {
+        Cow::Owned(RouteTables::default())
+    }
+    /// Whether an interface is a VRF, or belongs to one.
+    fn is_in_vrf(&self, _: Place) -> bool {
+        false
     }
 }
 

@@ -8,6 +8,7 @@ mod causes;
 mod chains;
 mod facts;
 mod netfilter;
+pub mod routing;
 #[cfg(test)]
 mod tests;
 mod words;

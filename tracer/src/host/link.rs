@@ -12,6 +12,7 @@ use super::{
         Connection, Message, attribute, attributes, i32_of, ip_of, string_of, u16_of, u32_of,
     },
     netns::Netns,
+    routing_rule::RoutingRule,
 };
 
 /// A link, as the kernel describes it.
@@ -68,6 +69,11 @@ impl Link {
         self.arp_type == libc::ARPHRD_LOOPBACK
     }
 
+    /// Whether it is a VRF, which has a routing table of its own.
+    pub fn is_vrf(&self) -> bool {
+        self.kind.as_deref() == Some("vrf")
+    }
+
     /// Whether it is a bridge.
     pub fn is_bridge(&self) -> bool {
         self.kind.as_deref() == Some("bridge")
@@ -87,6 +93,8 @@ pub struct Links {
     pub links: BTreeMap<u32, Link>,
     /// Indices of the links that default routes of any table and family leave by, sorted.
     pub uplinks: Vec<u32>,
+    /// The rules that say which routing table is looked up, in their order.
+    pub rules: Vec<RoutingRule>,
 }
 
 impl Links {
@@ -106,7 +114,8 @@ impl Links {
             for peer in links.values_mut().filter_map(|link| link.peer.as_mut()) {
                 peer.netns = peer.nsid.is_none().then_some(netns.inode);
             }
-            Ok(Self { links, uplinks: uplinks(&mut connection)? })
+            let rules = RoutingRule::read(&mut connection).unwrap_or_default();
+            Ok(Self { links, uplinks: uplinks(&mut connection)?, rules })
         };
         read().map_err(|e: io::Error| Error::new(format!("read links of {}", netns.label()), e))
     }

@@ -3,6 +3,7 @@
 //!
 //! - [`netns`]: the network namespaces, and how to run code inside one;
 //! - [`link`]: links, addresses and uplinks of one namespace;
+//! - [`routing_rule`], [`route_tables`]: which routing table is looked up, and what it is called;
 //! - [`snapshot`]: all of that at once, for names;
 //! - [`path`]: which of these interfaces the packets of some addresses cross;
 //! - [`containers`]: the containers, what they are called, and whose each namespace is;
@@ -30,6 +31,8 @@ mod nftables;
 pub mod owner;
 pub mod path;
 mod peers;
+pub mod route_tables;
+pub mod routing_rule;
 pub mod ruleset;
 pub mod snapshot;
 pub mod symbols;

@@ -13,6 +13,8 @@ use super::{
     link::{Link, Links},
     netns::Netns,
     peers::Search,
+    route_tables::RouteTables,
+    routing_rule::RoutingRule,
 };
 use crate::event::Place;
 
@@ -29,6 +31,9 @@ pub struct Snapshot {
     /// What runs in them, as far as it was looked at.
     #[serde(default)]
     pub containers: Containers,
+    /// Names of routing tables.
+    #[serde(default)]
+    pub tables: RouteTables,
     /// What was there at an earlier time and has vanished. Names only: no path leads here.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     past: BTreeMap<u32, Namespace>,
@@ -51,6 +56,9 @@ pub struct Namespace {
     /// Indices of the links that default routes of any table and family leave by, sorted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub uplinks: Vec<u32>,
+    /// The rules that say which routing table is looked up, in their order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rules: Vec<RoutingRule>,
 }
 
 /// What people call a place; `None` where it has no name or is not known.
@@ -108,6 +116,7 @@ impl Snapshot {
             }
         }
         self.own = own.inode;
+        self.tables = RouteTables::read();
         let before = std::mem::replace(&mut self.namespaces, now);
         for (inode, namespace) in &mut self.namespaces {
             before.get(inode).into_iter().for_each(|known| namespace.inherit(known));
@@ -237,6 +246,13 @@ impl Snapshot {
         self.namespaces.get(&place.netns)?.link(place.ifindex)
     }
 
+    /// Whether the link is a VRF, or belongs to one.
+    pub fn is_in_vrf(&self, place: Place) -> bool {
+        let Some(link) = self.link(place) else { return false };
+        let master = link.master.and_then(|ifindex| self.link(Place { ifindex, ..place }));
+        link.is_vrf() || master.is_some_and(Link::is_vrf)
+    }
+
     /// The place of the link's peer, where it is known.
     pub fn peer(&self, place: Place) -> Option<Place> {
         let peer = self.link(place)?.peer?;
@@ -287,8 +303,8 @@ impl Snapshot {
 
 impl Namespace {
     fn read(netns: &Netns) -> Result<Self, Error> {
-        let Links { links, uplinks } = Links::read(netns)?;
-        Ok(Self { name: netns.name.clone(), links, uplinks, ..Self::default() })
+        let Links { links, uplinks, rules } = Links::read(netns)?;
+        Ok(Self { name: netns.name.clone(), links, uplinks, rules, ..Self::default() })
     }
 
     fn link(&self, ifindex: u32) -> Option<&Link> {

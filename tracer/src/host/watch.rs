@@ -1,7 +1,7 @@
 //! Told when links, addresses or rules change in the watched namespaces, and when namespaces come or
 //! go.
 //!
-//! Each watched namespace has an rtnetlink socket in the groups of links and addresses, and one of
+//! Each watched namespace has an rtnetlink socket in the groups of links, addresses and routing rules, and one of
 //! nfnetlink in that of nf_tables. Such a
 //! socket keeps its namespace alive, so it is closed as soon as nothing else leads there: at once
 //! for a name that is removed, else when its process is missed ([`GLANCE`]). New names are
@@ -52,13 +52,18 @@ const GLANCE: Duration = Duration::from_millis(200);
 const SOON: Duration = Duration::from_millis(200);
 
 /// Groups of linux/rtnetlink.h that are listened to.
-const GROUPS: [libc::c_uint; 3] =
-    [libc::RTNLGRP_LINK, libc::RTNLGRP_IPV4_IFADDR, libc::RTNLGRP_IPV6_IFADDR];
+const GROUPS: [libc::c_uint; 5] = [
+    libc::RTNLGRP_LINK,
+    libc::RTNLGRP_IPV4_IFADDR,
+    libc::RTNLGRP_IPV6_IFADDR,
+    libc::RTNLGRP_IPV4_RULE,
+    libc::RTNLGRP_IPV6_RULE,
+];
 
 /// What changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Change {
-    /// Links or addresses of the namespace with this inode.
+    /// Links, addresses or routing rules of the namespace with this inode.
     Namespace(u32),
     /// Rules of nftables in the namespace with this inode. Legacy tables change in silence.
     Rules(u32),

@@ -9,7 +9,7 @@ use crate::{
     event::{Captured, Connection, Family, Headers, PacketId, Place, Tuple},
     explain::{
         Decision, DeviceName, Explanation, KernelNames, Names, NetnsName, location_name,
-        reason_name,
+        reason_name, routing,
     },
     journey::{Direction, Hop, HopDetail, Journey, NatKind, Outcome},
 };
@@ -78,6 +78,11 @@ impl<N: Names + KernelNames + ?Sized> Builder<'_, N> {
             .enumerate()
             .map(|(index, hop)| {
                 let mut detail = self.detail(hop, headers);
+                if let Some(rule) = routing::rule(journey, index, self.names) {
+                    let text = rule.text(&self.names.route_tables()).to_string();
+                    let rule = json!({ "priority": rule.priority, "text": text });
+                    detail.insert("rule".to_owned(), rule);
+                }
                 if let Some((_, (after, before))) = between.filter(|(at, _)| *at == index) {
                     detail
                         .insert("priority".to_owned(), json!({ "after": after, "before": before }));
@@ -177,7 +182,7 @@ impl<N: Names + KernelNames + ?Sized> Builder<'_, N> {
                 put("kind", kind.into());
             }
             HopDetail::Route { table, gateway, oif, kind, error, reverse } => {
-                put("table", describe::route_table(*table).into());
+                put("table", self.names.route_tables().name(*table).into());
                 put("gateway", gateway.map(|gateway| gateway.to_string()).into());
                 if *oif != 0 {
                     put("oif", self.interface(hop, *oif));

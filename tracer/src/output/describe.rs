@@ -105,16 +105,6 @@ fn tcp_flags(bits: u8) -> String {
     if set.is_empty() { "no flags".to_owned() } else { set.join("+") }
 }
 
-/// A routing table as `ip route` names it.
-pub(super) fn route_table(table: u32) -> String {
-    match table {
-        253 => "default".to_owned(),
-        254 => "main".to_owned(),
-        255 => "local".to_owned(),
-        other => other.to_string(),
-    }
-}
-
 /// `RTN_*` as `ip route` names it.
 pub(super) fn route_type(kind: u8) -> Option<&'static str> {
     const NAMES: [&str; 11] = [

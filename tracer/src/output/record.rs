@@ -194,7 +194,8 @@ pub struct Hop {
     /// `spent_ns`, `priority`; `conntrack` `state` (`new`, `established`, `related`, `invalid`,
     /// `untracked`), `status` (names of its bits), `mark`, `zone` where it is not 0, `original` and `reply`
     /// (its tuples: `src`, `sport`, `dst`, `dport`, of ICMP `icmp_id`); `nat` `kind`, `from`, `to`; `route`
-    /// `table`, `gateway`, `oif`, `type`, `error`, `reverse`; `neigh` `state`, `lladdr`; `qdisc_*`
+    /// `table`, `gateway`, `oif`, `type`, `error`, `reverse`, `rule` (`priority` and `text` as of `ip rule`;
+    /// where one alone can have led to the table); `neigh` `state`, `lladdr`; `qdisc_*`
     /// `kind`, `handle`, `delay_ns`; `socket` `pid`, `comm`; `clone`, `copy`, `segment` and
     /// `fragment` `parent`; `drop` `reason`, `location`.
     pub detail: Map<String, Value>,

@@ -435,6 +435,10 @@ fn details(hop: &Hop) -> String {
             put(get("oif").map(|oif| format!("dev {oif}")));
             put(get("type").filter(|kind| kind != "unicast"));
             put(get("table").map(|table| format!("table {table}")));
+            let rule = |key: &str| hop.detail.get("rule").and_then(|rule| rule.get(key)).map(plain);
+            if let (Some(priority), Some(text)) = (rule("priority"), rule("text")) {
+                put(Some(format!("by rule {priority}: {text}")));
+            }
             put(get("reverse").map(|_| "way back".to_owned()));
         }
         "neigh" => {

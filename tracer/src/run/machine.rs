@@ -2,6 +2,7 @@
 //! questions that `explain` and `output` ask.
 
 use std::{
+    borrow::Cow,
     cell::RefCell,
     collections::HashMap,
     net::IpAddr,
@@ -21,6 +22,8 @@ use crate::{
         containers::{Containers, Process},
         drop_reasons::DropReasons,
         netns::Netns,
+        route_tables::RouteTables,
+        routing_rule::RoutingRule,
         ruleset::Tools,
         snapshot::Snapshot,
         symbols::{Function, Symbols},
@@ -66,6 +69,8 @@ pub struct Machine {
     names_addresses: bool,
     /// What people call containers, by their whole names.
     labels: HashMap<String, String>,
+    /// When the routing rules of a namespace were seen to have changed.
+    rerouted: HashMap<u32, u64>,
     /// Where observers stand.
     pub brackets: Brackets,
     /// The rules of the namespaces on the path, and of those where a packet was dropped.
@@ -86,6 +91,7 @@ impl Machine {
             owners: HashMap::new(),
             names_addresses,
             labels: HashMap::new(),
+            rerouted: HashMap::new(),
             brackets: Brackets::default(),
             rules: Rules::new(Tools::find()),
             traced: RefCell::default(),
@@ -93,7 +99,7 @@ impl Machine {
             chains: Answers::default(),
             sysctls: Answers::default(),
         };
-        machine.look_like(snapshot);
+        machine.look_like(snapshot, 0);
         machine
     }
 
@@ -108,10 +114,17 @@ impl Machine {
         self.labels = labels(&self.snapshot);
     }
 
-    /// The machine has changed.
-    pub fn look_like(&mut self, mut snapshot: Snapshot) {
+    /// The machine has changed; it was seen so at this time of CLOCK_MONOTONIC.
+    pub fn look_like(&mut self, mut snapshot: Snapshot, now: u64) {
         snapshot.follow(&self.snapshot);
         self.labels = labels(&snapshot);
+        for (inode, namespace) in &snapshot.namespaces {
+            let before = self.snapshot.namespaces.get(inode);
+            if before.is_some_and(|before| before.rules != namespace.rules) {
+                self.rerouted.insert(*inode, now);
+            }
+        }
+        self.rerouted.retain(|inode, _| snapshot.namespaces.contains_key(inode));
         self.owners.clear();
         if self.names_addresses {
             for (place, link) in snapshot.links() {
@@ -248,6 +261,21 @@ impl Names for Machine {
     fn owner(&self, address: IpAddr) -> Option<String> {
         let inode = (*self.owners.get(&address)?)?;
         self.netns(inode).label
+    }
+
+    fn routing_rules(&self, netns: u32, time: u64) -> &[RoutingRule] {
+        if self.rerouted.get(&netns).is_some_and(|since| time < *since) {
+            return &[];
+        }
+        self.snapshot.namespaces.get(&netns).map_or(&[], |namespace| &namespace.rules)
+    }
+
+    fn route_tables(&self) -> Cow<'_, RouteTables> {
+        Cow::Borrowed(&self.snapshot.tables)
+    }
+
+    fn is_in_vrf(&self, place: Place) -> bool {
+        self.snapshot.is_in_vrf(place)
     }
 }
 

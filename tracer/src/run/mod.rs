@@ -564,7 +564,7 @@ impl<'a> Trace<'a> {
         match look {
             Ok(Ok(snapshot)) => {
                 self.namer.follow(&snapshot);
-                self.machine.look_like(snapshot);
+                self.machine.look_like(snapshot, now());
             }
             Ok(Err(error)) => log::warn!("{error}; names and paths may be old"),
             Err(error) => log::warn!("looking at the machine failed: {error}"),
