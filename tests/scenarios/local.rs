@@ -1,6 +1,13 @@
 //! Packets between a container and the host itself.
 
-use anyhow::Result;
+use std::{
+    collections::BTreeSet,
+    io::{Read, Write},
+    net::TcpStream,
+    process,
+};
+
+use anyhow::{Context, Result};
 use lab::{
     Lab, Trace,
     topology::{C1, HOST, WORLD},
@@ -99,44 +106,62 @@ fn the_host_refuses_a_container_and_is_refused() -> Result<()> {
 fn a_proxy_of_the_host_ends_one_flow_and_begins_another() -> Result<()> {
     let lab = Lab::standard()?;
     let (host, c1, world) = (lab.netns("host")?, lab.netns("c1")?, lab.netns("world")?);
-    let front = traffic::udp_socket(host, at(HOST, 5300)?)?;
-    let back = traffic::udp_client(host, at(WORLD, 53)?)?;
-    let server = traffic::udp_socket(world, at(WORLD, 53)?)?;
-    let client = traffic::udp_client(c1, at(HOST, 5300)?)?;
+    let front = traffic::listen(host, at(HOST, 8080)?)?;
+    let server = traffic::listen(world, at(WORLD, 80)?)?;
 
     let records =
-        Trace::during(&lab, &["--proto", "udp", "--port", "5300", "--port", "53"], || {
-            let mut buffer = [0; 64];
-            client.send(b"where is it?")?;
-            let (length, asker) = front.recv_from(&mut buffer)?;
-            back.send(&buffer[..length])?;
-            let (length, proxy) = server.recv_from(&mut buffer)?;
-            server.send_to(&buffer[..length], proxy)?;
-            let length = back.recv(&mut buffer)?;
-            front.send_to(&buffer[..length], asker)?;
-            client.recv(&mut buffer)?;
+        Trace::during(&lab, &["--proto", "tcp", "--port", "8080", "--port", "80"], || {
+            let mut client =
+                c1.enter(|| TcpStream::connect(at(HOST, 8080)?).context("no proxy"))??;
+            let mut asked = front.accept()?.0;
+            let mut asking =
+                host.enter(|| TcpStream::connect(at(WORLD, 80)?).context("no server"))??;
+            let mut answering = server.accept()?.0;
+            let ends: [(&mut TcpStream, &mut TcpStream); 2] =
+                [(&mut client, &mut asked), (&mut asking, &mut answering)];
+            for (from, to) in ends {
+                from.write_all(b"question")?;
+                to.read_exact(&mut [0; 8])?;
+                to.write_all(b"answer")?;
+                from.read_exact(&mut [0; 6])?;
+            }
             Ok(())
         })?;
 
     let flow = |port: &str| records.select(|journey| journey.flow("dport") == port);
-    let (asked, passed_on) = (flow("5300"), flow("53"));
-    assert_eq!((asked.len(), passed_on.len()), (2, 2), "each way of each: {records}");
-    asked[0].assert_passes(&TO_HOST).assert_delivered("host");
-    asked[1].assert_passes(&TO_CONTAINER).assert_delivered("c1");
-    passed_on[0]
-        .assert_passes(&["host nf_output", "host:eth-up dev_xmit"])
-        .assert_delivered("world");
-    passed_on[1].assert_passes(&["host:eth-up dev_receive"]).assert_delivered("host");
-    let ids =
-        [asked[0], asked[1], passed_on[0], passed_on[1]].map(|j| j.record["flow"]["id"].clone());
-    assert!(ids[0] == ids[1] && ids[2] == ids[3] && ids[0] != ids[2], "{ids:?}");
-    // Where the kernel tells who read, it is one process that read both.
-    let readers: Vec<_> = [asked[0], passed_on[1]]
-        .iter()
-        .flat_map(|journey| journey.details("host socket"))
-        .filter_map(|detail| detail["pid"].as_u64())
-        .collect();
-    assert!(readers.iter().all(|pid| *pid == u64::from(std::process::id())), "{readers:?}");
+    let of = |port: &str, direction: &str| {
+        let journeys = flow(port).into_iter().filter(|j| j.direction() == direction);
+        journeys.collect::<Vec<_>>()
+    };
+    for journey in of("8080", "original") {
+        journey.assert_passes(&TO_HOST).assert_delivered("host");
+    }
+    for journey in of("8080", "reply") {
+        journey.assert_passes(&TO_CONTAINER).assert_delivered("c1");
+    }
+    for journey in of("80", "original") {
+        journey
+            .assert_passes(&["host nf_output", "host:eth-up dev_xmit"])
+            .assert_delivered("world");
+    }
+    for journey in of("80", "reply") {
+        journey.assert_passes(&["world nf_output", "host:eth-up *"]).assert_delivered("host");
+    }
+    let ids = ["8080", "80"].map(|port| {
+        let ids: BTreeSet<_> = flow(port).iter().map(|j| j.record["flow"]["id"].as_u64()).collect();
+        assert_eq!(ids.len(), 1, "one flow to port {port}: {records}");
+        ids
+    });
+    assert_ne!(ids[0], ids[1], "two connections");
+    // It is one process that read both.
+    for journeys in [of("8080", "original"), of("80", "reply")] {
+        let readers: BTreeSet<_> = journeys
+            .iter()
+            .flat_map(|journey| journey.details("host socket"))
+            .filter_map(|detail| detail["pid"].as_u64())
+            .collect();
+        assert_eq!(readers, BTreeSet::from([process::id().into()]), "{records}");
+    }
     Ok(())
 }
 
