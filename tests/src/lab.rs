@@ -14,8 +14,8 @@ use anyhow::{Context, Result};
 
 use crate::{Netns, command, topology};
 
-/// Waits for the end of its input, then kills what runs in the namespaces whose names begin with
-/// its argument, and deletes them. As a process of its own it outlives a panic, a Ctrl-C and a
+/// Waits for the end of its input, then kills what runs in the namespaces and cgroups whose names
+/// begin with its argument, and deletes them. As a process of its own it outlives a panic, a Ctrl-C and a
 /// SIGKILL of the process that owns the lab.
 const TEARDOWN: &str = r#"
 trap '' INT TERM HUP
@@ -25,6 +25,15 @@ for path in /run/netns/"$1"-*; do
     name=${path##*/}
     for pid in $(ip netns pids "$name"); do kill -9 "$pid" 2>/dev/null; done
     ip netns del "$name"
+done
+# From the innermost on. Whoever was killed leaves a moment later.
+find /sys/fs/cgroup -depth -type d -path "*/$1-*" | while read -r cgroup; do
+    kill -9 $(cat "$cgroup/cgroup.procs") 2>/dev/null
+    for _ in $(seq 100); do
+        rmdir "$cgroup" 2>/dev/null && continue 2
+        sleep 0.05
+    done
+    rmdir "$cgroup"
 done
 "#;
 
@@ -45,12 +54,19 @@ impl Lab {
     /// The standard topology (see [`topology::standard`]) under names of its own. Waits until no
     /// other lab made so is there.
     pub fn standard() -> Result<Self> {
+        let mut lab = Self::alone()?;
+        topology::standard(&mut lab)?;
+        Ok(lab)
+    }
+
+    /// A lab without namespaces yet, as [`Lab::new`], once no other of these is there: one to be
+    /// traced.
+    pub fn alone() -> Result<Self> {
         command::require_root()?;
         let turn = File::create(TURN).with_context(|| format!("{TURN} not created"))?;
         turn.lock().with_context(|| format!("{TURN} not locked"))?;
         let mut lab = Self::new()?;
         lab._turn = Some(turn);
-        topology::standard(&mut lab)?;
         Ok(lab)
     }
 
@@ -97,6 +113,12 @@ impl Lab {
     pub fn add(&mut self, short: &str) -> Result<&Netns> {
         let netns = Netns::create(&format!("{}-{short}", self.prefix))?;
         Ok(self.spaces.entry(short.into()).or_insert(netns))
+    }
+
+    /// Takes in a namespace that something else has made, or another way into one, as `short`.
+    pub(crate) fn adopt(&mut self, short: &str, netns: Netns) -> &Netns {
+        self.spaces.insert(short.into(), netns);
+        &self.spaces[short]
     }
 
     /// Deletes a namespace and with it its interfaces.

@@ -19,6 +19,7 @@ mod netns;
 pub mod notes;
 pub mod pace;
 pub mod records;
+pub mod runtimes;
 mod sight;
 pub mod topology;
 pub mod trace;

@@ -2,7 +2,10 @@
 
 use std::{
     fs::{self, File},
-    os::{fd::AsFd, unix::fs::MetadataExt},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::fs::MetadataExt,
+    },
     panic,
     path::PathBuf,
     process::Command,
@@ -11,19 +14,34 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use rustix::{
+    process::{Pid, PidfdFlags, pidfd_open},
+    thread::{
+        LinkNameSpaceType, ThreadNameSpaceType, UnshareFlags, move_into_link_name_space,
+        move_into_thread_name_spaces, unshare_unsafe,
+    },
+};
 
 use crate::{command, pace::patience};
 
 /// How long interfaces may take to be up.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// A named network namespace.
+/// A network namespace, known by a name.
 #[derive(Debug)]
 pub struct Netns {
     name: String,
     inode: u32,
-    file: File,
+    door: Door,
+}
+
+/// What is entered with a namespace.
+#[derive(Debug)]
+enum Door {
+    /// The network namespace only.
+    Network(File),
+    /// The mounts, process ids and cgroups of its first process too.
+    Machine(OwnedFd),
 }
 
 impl Netns {
@@ -44,9 +62,21 @@ impl Netns {
     pub fn open(name: &str) -> Result<Self> {
         let path = Self::path_of(name);
         let file = File::open(&path).with_context(|| format!("{} not opened", path.display()))?;
+        Self::of_file(name, file)
+    }
+
+    /// The namespace that an open file stands for, to be called this.
+    pub(crate) fn of_file(name: &str, file: File) -> Result<Self> {
         // The kernel numbers namespaces with 32 bits.
         let inode = file.metadata()?.ino() as u32;
-        Ok(Self { name: name.into(), inode, file })
+        Ok(Self { name: name.into(), inode, door: Door::Network(file) })
+    }
+
+    /// The same namespace, entered with everything else that a process of it has for its own.
+    pub(crate) fn as_machine_of(&self, pid: i32) -> Result<Self> {
+        let pid = Pid::from_raw(pid).context("no process id")?;
+        let process = pidfd_open(pid, PidfdFlags::empty()).context("it has ended")?;
+        Ok(Self { name: self.name.clone(), inode: self.inode, door: Door::Machine(process) })
     }
 
     /// Its name, as `ip netns` lists it.
@@ -70,8 +100,7 @@ impl Netns {
 
     /// Runs `ip` commands here, one a line.
     pub fn ip(&self, commands: &str) -> Result<()> {
-        let batch = &mut Command::new("ip");
-        command::finish(batch.args(["-n", &self.name, "-batch", "-"]), commands)
+        self.enter(|| command::finish(Command::new("ip").args(["-batch", "-"]), commands))?
             .with_context(|| format!("in {}: {}", self.name, commands.trim().replace('\n', "; ")))
             .map(drop)
     }
@@ -146,18 +175,39 @@ impl Netns {
     }
 
     /// Runs `work` on a thread that is in this namespace: its sockets, and the commands it
-    /// starts, are too.
+    /// starts, are too. Where a machine belongs to the namespace, the commands are processes of it.
     pub fn enter<R: Send>(&self, work: impl FnOnce() -> R + Send) -> Result<R> {
         let joined = thread::scope(|scope| {
             scope
                 .spawn(|| {
-                    let kind = Some(LinkNameSpaceType::Network);
-                    move_into_link_name_space(self.file.as_fd(), kind)
+                    self.door
+                        .pass()
                         .with_context(|| format!("{} not entered (are you root?)", self.name))?;
                     Ok(work())
                 })
                 .join()
         });
         joined.unwrap_or_else(|panicked| panic::resume_unwind(panicked))
+    }
+}
+
+impl Door {
+    /// Moves the calling thread.
+    fn pass(&self) -> rustix::io::Result<()> {
+        match self {
+            Door::Network(file) => {
+                move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
+            }
+            Door::Machine(process) => {
+                // Another root folder needs one that is the thread's own.
+                // SAFETY: only FILES is unsound to unshare; the thread's descriptors stay shared.
+                unsafe { unshare_unsafe(UnshareFlags::FS)? };
+                let all = ThreadNameSpaceType::NETWORK
+                    | ThreadNameSpaceType::MOUNT
+                    | ThreadNameSpaceType::PROCESS_ID
+                    | ThreadNameSpaceType::CONTROL_GROUP;
+                move_into_thread_name_spaces(process.as_fd(), all)
+            }
+        }
     }
 }

@@ -78,6 +78,20 @@ pub fn tcp(from: &Netns, to: &Netns, address: SocketAddr, bytes: usize) -> Resul
     Ok(())
 }
 
+/// Asks a web server for its first page, and tells the first line of the answer.
+pub fn http_get(from: &Netns, address: SocketAddr) -> Result<String> {
+    let get = || -> Result<String> {
+        let mut stream = TcpStream::connect_timeout(&address, patience(PATIENCE))?;
+        stream.set_read_timeout(Some(patience(PATIENCE)))?;
+        stream.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
+        let mut all = Vec::new();
+        stream.read_to_end(&mut all)?;
+        let answer = String::from_utf8_lossy(&all);
+        Ok(answer.lines().next().context("an empty answer")?.to_owned())
+    };
+    from.enter(get)?.with_context(|| format!("HTTP from {} to {address}", from.name()))
+}
+
 /// A listening TCP socket in a namespace.
 pub fn listen(netns: &Netns, address: SocketAddr) -> Result<TcpListener> {
     netns

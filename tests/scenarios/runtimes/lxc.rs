@@ -1,0 +1,44 @@
+//! LXC on the bridge of lxc-net.
+
+use anyhow::Result;
+use lab::{
+    Trace,
+    runtimes::{Host, Runtime, lxc},
+    topology::{UPLINK, WORLD},
+    traffic,
+};
+
+const ADDRESS: &str = "10.0.3.50";
+
+#[test]
+fn an_lxc_container_reaches_the_world_and_is_answered() -> Result<()> {
+    let Some(mut host) = Host::with(&[Runtime::Lxc])? else { return Ok(()) };
+    lxc::launch(&mut host, "bb", ADDRESS)?;
+    let records = Trace::during(host.lab(), &["--ip", ADDRESS], || {
+        assert_eq!(traffic::ping(host.netns("bb")?, WORLD, 2)?, 2);
+        Ok(())
+    })?;
+    let out = [
+        "bb:eth0 dev_xmit",
+        "host:lxcbr0 dev_receive",
+        "host:lxcbr0 nf_prerouting",
+        "host nf_forward",
+        "host nat",
+        "host:eth-up dev_xmit",
+        "world nf_input",
+    ];
+    records.assert_delivered("icmp", "original", &out);
+    let back = [
+        "world:eth0 dev_xmit",
+        "host:eth-up dev_receive",
+        "host nat",
+        "host nf_forward",
+        "host:lxcbr0 dev_xmit",
+        "bb:eth0 dev_receive",
+        "bb nf_input",
+    ];
+    records.assert_delivered("icmp", "reply", &back);
+    assert_eq!(records.of("icmp", "original")[0].record["nat"]["src"], UPLINK, "{records}");
+    records.assert_nothing_lost();
+    Ok(())
+}
