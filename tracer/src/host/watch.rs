@@ -491,7 +491,7 @@ mod tests {
         let mut watch = Watch::new().unwrap();
         let test = TestNetns::new("comes");
         let netns = test.netns();
-        while !watch.known.iter().any(|(inode, _)| *inode == netns.inode) {
+        while !watch.known.iter().any(|(inode, ..)| *inode == netns.inode) {
             assert!(told(&mut watch, Change::Namespaces).await);
         }
         watch.follow(std::slice::from_ref(&netns));
