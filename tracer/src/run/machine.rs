@@ -380,3 +380,31 @@ impl<K: std::hash::Hash + Eq, V: Clone> Answers<K, V> {
         answer
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_container_is_called_by_its_runtime_only_where_its_name_is_not_enough() {
+        let names = serde_json::json!({"own": 1, "namespaces": {
+            "1": {"name": "host", "links": {}},
+            "2": {"container": "lxd:web1", "name": "netns-2", "links": {}},
+            "3": {"container": "docker:web1", "links": {}},
+            "4": {"container": "docker:db", "links": {}},
+            "5": {"container": "lxd:p2/db", "links": {}},
+            "6": {"container": "podman:host", "links": {}},
+        }});
+        let labels = labels(&serde_json::from_value(names).unwrap());
+        let label = |name: &str| labels.get(name).map_or(name, String::as_str).to_owned();
+        for (name, expected) in [
+            ("lxd:web1", "lxd:web1"),
+            ("docker:web1", "docker:web1"),
+            ("docker:db", "db"),
+            ("lxd:p2/db", "p2/db"),
+            ("podman:host", "podman:host"),
+        ] {
+            assert_eq!(label(name), expected);
+        }
+    }
+}
