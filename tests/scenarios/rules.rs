@@ -505,10 +505,33 @@ fn a_packet_that_fits_no_connection() -> Result<()> {
     let to = (HOST_MAC.parse()?, WORLD.parse()?, PORT);
     let mut frame = frames::tagged_udp(from, to, &[], b"probe")?;
     frame[UDP_CHECKSUM] ^= 0xff;
-    let records =
-        Trace::during(&lab, &["--ip", C1], || frames::send(lab.netns("c1")?, "eth0", &frame))?;
+    let records = Trace::during(&lab, &["--ip", C1], || {
+        traffic::udp_echo(lab.netns("c1")?, lab.netns("world")?, at(WORLD, 7)?, 1)?;
+        frames::send(lab.netns("c1")?, "eth0", &frame)
+    })?;
     let journey = records.assert_dropped(is_probe, "host nf_forward", "NETFILTER_DROP");
     records.assert_rule(journey, &json!({ "text": "ct state invalid drop", "policy": false }));
+    let hops = journey.record["hops"].as_array().into_iter().flatten();
+    let states: Vec<_> = hops.filter(|hop| hop["point"] == "conntrack").collect();
+    assert_eq!(states.len(), 1, "{journey}");
+    assert_eq!(states[0]["detail"]["state"], "invalid", "{journey}");
+    Ok(())
+}
+
+#[test]
+fn a_packet_that_is_not_to_be_tracked() -> Result<()> {
+    let lab = Lab::standard()?;
+    lab.netns("host")?.nft(
+        "table ip raw { chain pre { type filter hook prerouting priority raw; udp dport 7 notrack; }; }",
+    )?;
+    let records = Trace::during(&lab, &["--ip", C1, "--dport", "7"], || {
+        traffic::udp_send(lab.netns("c1")?, at(WORLD, 7)?, 1)
+    })?;
+    let sent = records.of("udp", "original")[0];
+    let hops = sent.record["hops"].as_array().into_iter().flatten();
+    let state: Vec<_> = hops.filter(|hop| hop["point"] == "conntrack").collect();
+    assert_eq!(state.len(), 1, "{sent}");
+    assert_eq!(state[0]["detail"]["state"], "untracked", "{sent}");
     Ok(())
 }
 

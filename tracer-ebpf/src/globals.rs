@@ -129,6 +129,11 @@ pub static QUOTED: LruHashMap<u64, Tuple> = LruHashMap::with_max_entries(4096, 0
 #[map]
 pub static PUBLISHED: HashMap<Published, u8> = HashMap::with_max_entries(4096, 0);
 
+/// Namespaces in which packets of a family have been found to be tracked: a packet without a connection
+/// there fits none. By inode, and `NFPROTO_*` above it. The user side takes out those whose rules change.
+#[map]
+pub static TRACKING: LruHashMap<u64, u8> = LruHashMap::with_max_entries(1024, 0);
+
 /// What was given up, by [`Loss`].
 #[map]
 pub static LOST: PerCpuArray<u64> = PerCpuArray::with_max_entries(Loss::COUNT, 0);

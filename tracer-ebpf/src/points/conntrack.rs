@@ -15,7 +15,7 @@ use super::{Packet, keep, netfilter};
 use crate::{
     call::{Call, Kept},
     emit::{Report, emit, emit_with},
-    globals::state,
+    globals::{TRACKING, state},
     skb::{Access, Probe, Skb, offset},
     track::{Sighting, reparse},
 };
@@ -55,18 +55,25 @@ pub fn leave(kept: &Kept, result: u64) {
     }
 }
 
-/// Tells what a packet is to its connection, at the end of a hook: where the function that finds it is
-/// not watched. A packet without one is not told of: there may be no connection tracking at all.
+/// Tells what a packet is to its connection, at the end of a hook of family `pf`: where the function that
+/// finds it is not watched. A packet without one is invalid where others have one; else there may be no
+/// connection tracking at all.
 #[inline(always)]
-pub fn found<A: Access>(packet: &Packet<A>, sighting: &Sighting) {
+pub fn found<A: Access>(packet: &Packet<A>, sighting: &Sighting, pf: u8) {
     // SAFETY: a live map value of integers.
     if state().is_none_or(|state| unsafe { (*state).tracked } != 0) {
         return;
     }
     let tagged = packet.skb.connection();
-    if tagged != 0 {
-        tell(packet, sighting, tagged);
+    let here = u64::from(packet.netns) | u64::from(pf) << 32;
+    let is_tracking = TRACKING.get_ptr(&here).is_some();
+    if tagged == 0 && !is_tracking {
+        return;
     }
+    if !is_tracking {
+        let _ = TRACKING.insert(&here, &1, 0);
+    }
+    tell(packet, sighting, tagged);
 }
 
 /// `tagged`: the connection, and in the lowest bits what the packet is to it.

@@ -247,7 +247,7 @@ pub fn exit(ctx: *mut c_void) -> i32 {
 fn left<A: Access>(packet: &Packet<A>, sighting: &Sighting, state: &State) {
     // Before what NAT made of the packet is told, which it does because of it.
     if state.is_ip() && matches!(state.hook, PRE_ROUTING | LOCAL_OUT) {
-        conntrack::found(packet, sighting);
+        conntrack::found(packet, sighting, state.pf);
     }
     // SAFETY: a live map value; only the CPU that handles the packet touches it.
     let followed = unsafe { &mut *sighting.followed };

@@ -31,6 +31,7 @@ pub struct Tables {
     learned: HashMap<MapData, Flow, u64>,
     quoted: HashMap<MapData, u64, Quoted>,
     published: HashMap<MapData, Published, u8>,
+    tracking: HashMap<MapData, u64, u8>,
     /// Addresses and tuples that had no room.
     refused: u64,
 }
@@ -58,6 +59,7 @@ impl Tables {
             learned: HashMap::try_from(take("LEARNED")?)?,
             quoted: HashMap::try_from(take("QUOTED")?)?,
             published: HashMap::try_from(take("PUBLISHED")?)?,
+            tracking: HashMap::try_from(take("TRACKING")?)?,
             refused: 0,
         })
     }
@@ -88,6 +90,14 @@ impl Tables {
         let _ = self.quoted.remove(&id.0);
         let headers = wire::headers(&tuple);
         (headers.family != Family::Other).then_some(headers)
+    }
+
+    /// The rules of a namespace have changed: whether connections are tracked there has to be seen anew.
+    pub fn forget_tracking(&mut self, netns: u32) {
+        let old = self.tracking.keys().filter_map(Result::ok);
+        for key in old.filter(|key| *key as u32 == netns).collect::<Vec<_>>() {
+            let _ = self.tracking.remove(&key);
+        }
     }
 
     /// Packets with this tuple are followed from now on, as if an answer to it had been learned at

@@ -473,6 +473,7 @@ impl<'a> Trace<'a> {
                         .noticed(netns)
                         .map_or_else(|| (now(), now()), |(first, last)| (ago(first), ago(last)));
                     self.machine.rules.changed(netns, first, last);
+                    self.tables.forget_tracking(netns);
                 }
                 change => drop(self.changed.insert(change)),
             }
