@@ -188,5 +188,7 @@ fn a_broadcast_reaches_the_bridge_and_the_neighbours() -> Result<()> {
     let neighbour =
         records.select(|journey| journey.hops().iter().any(|h| h == "c2:eth0 dev_receive"));
     assert_eq!(neighbour.len(), 1, "the port to the neighbour gets one as well: {records}");
+    // Nobody there misses it.
+    neighbour[0].assert_ends("consumed", "c2 *");
     Ok(())
 }

@@ -144,7 +144,11 @@ impl Netns {
             let links = self.run("ip", &["-brief", "link"])?;
             let down = links.lines().find(|line| {
                 let mut words = line.split_whitespace();
-                words.next() != Some("lo") && words.next() != Some("UP")
+                let (name, state) = (words.next(), words.next());
+                // Some kinds do not tell their state.
+                let is_up =
+                    state == Some("UP") || (state == Some("UNKNOWN") && line.contains("LOWER_UP"));
+                name != Some("lo") && !is_up
             });
             let Some(down) = down else { break };
             let patience = patience(PATIENCE);

@@ -167,11 +167,19 @@ const KINDS: &[Kind] = &[
         when: |freed| freed.clone,
         end: BenignEnd::Consumed,
     },
-    // Multicast that no socket here waits for.
+    // Multicast that no socket here waits for, and copies of a broadcast at the neighbours. These
+    // functions give a reason for all else, where there are reasons.
     Kind {
         reasons: &[UNSPECIFIED],
-        functions: &["__udp4_lib_mcast_deliver", "__udp6_lib_mcast_deliver"],
-        when: |freed| freed.is_multicast(),
+        functions: &[
+            "__udp4_lib_mcast_deliver",
+            "__udp6_lib_mcast_deliver",
+            "__udp4_lib_rcv",
+            "__udp6_lib_rcv",
+            "udp_rcv",
+            "udpv6_rcv",
+        ],
+        when: |freed| freed.is_multicast() || (freed.clone && freed.told),
         end: BenignEnd::Consumed,
     },
     // Multicast of a group that nobody here has joined: what every host of the link gets.

@@ -157,6 +157,10 @@ pub(super) const CAUSES: &[Cause] = causes! {
     ["NO_SOCKET"], [], |case| case.proto == 17 =>
         "nothing in {netns} listens on UDP port {dport} of {dst}";
         ["{exec}ss -lunp sport = :{dport}"]; [];
+    // A broadcast.
+    ["NOT_SPECIFIED"], ["__udp4_lib_mcast_deliver", "__udp4_lib_rcv", "udp_rcv"], |case| case.proto == 17 =>
+        "nothing in {netns} listens on UDP port {dport} of {dst}";
+        ["{exec}ss -lunp sport = :{dport}"]; [];
     ["NO_SOCKET"], [], |case| case.proto == 6 =>
         "no TCP socket in {netns} is listening or connected at port {dport} of {dst}";
         ["{exec}ss -tanp sport = :{dport}"]; [];

@@ -355,6 +355,11 @@ fn each_cause_says_its_sentence() {
             "__udp4_lib_rcv",
             "nothing in namespace c1 listens on UDP port 53 of 203.0.113.8",
         ),
+        (
+            "NOT_SPECIFIED",
+            "__udp4_lib_rcv",
+            "nothing in namespace c1 listens on UDP port 53 of 203.0.113.8",
+        ),
         ("QDISC_OVERLIMIT", "tbf_enqueue", "the queue of eth2 in namespace c1 is full"),
         ("PKT_TOO_BIG", "ip_forward", "larger than the MTU"),
         ("BRIDGE_INGRESS_STP_STATE", "br_handle_frame_finish", "not forwarding yet"),
@@ -466,6 +471,8 @@ fn harmless_ends_are_known_by_name() {
     assert_eq!(end("NOT_SPECIFIED", "tcp_v4_rcv", &segment, false), Some(BenignEnd::Delivered));
     assert_eq!(end("TCP_OLD_DATA", "tcp_data_queue", &segment, false), None);
     assert_eq!(end("NOT_SPECIFIED", "ip_rcv_core", &udp, false), None);
+    assert_eq!(end("NOT_SPECIFIED", "__udp4_lib_rcv", &udp, true), Some(BenignEnd::Consumed));
+    assert_eq!(end("NOT_SPECIFIED", "__udp4_lib_rcv", &udp, false), None);
     let names = |reason| HarmlessEnds(host(reason, "x"));
     assert!(names("SKB_DROP_REASON_NOT_SPECIFIED").is_unspecified(Some(2)));
     assert!(!names("NO_SOCKET").is_unspecified(Some(3)));

@@ -500,6 +500,17 @@ fn hostile_names_do_not_reach_the_terminal() {
 }
 
 #[test]
+fn the_rule_behind_a_lookup_is_shown_beside_its_table() {
+    let mut journey = translated();
+    let route = journey.hops.iter_mut().rfind(|hop| hop.point == "route").unwrap();
+    let rule = serde_json::json!({ "priority": 100, "text": "from all iif a\u{1b}b lookup dsl" });
+    route.detail.insert("rule".to_owned(), rule);
+    let text = text(Hops::Main, &journey);
+    let expected = "table main by rule 100: from all iif a\\u{1b}b lookup dsl";
+    assert!(text.contains(expected), "{text}");
+}
+
+#[test]
 fn colour_only_adds() {
     let journey = dropped();
     let mut out = Text::new(Vec::new(), Hops::Main, true);
