@@ -274,6 +274,21 @@ impl Journey {
         self
     }
 
+    /// Asserts that it has hops in this namespace of the lab, and that each is told to be in the
+    /// container `RUNTIME:NAME`.
+    pub fn assert_container(&self, netns: &str, container: &str) -> &Self {
+        let mut told = Vec::new();
+        let hops = self.record["hops"].as_array().map(Vec::as_slice).unwrap_or_default();
+        for (hop, record) in self.hops.iter().zip(hops) {
+            if hop.split(':').next() == Some(netns) {
+                told.push(&record["netns"]["container"]);
+            }
+        }
+        assert!(!told.is_empty(), "no hop in {netns}: {self}");
+        assert!(told.iter().all(|told| **told == container), "{told:?} in {self}");
+        self
+    }
+
     /// Asserts that no hop is like this.
     pub fn assert_avoids(&self, step: &str) -> &Self {
         assert!(!self.hops.iter().any(|hop| matches(hop, step)), "{step} is in {self}");

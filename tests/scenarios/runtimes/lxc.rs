@@ -21,7 +21,6 @@ fn an_lxc_container_reaches_the_world_and_is_answered() -> Result<()> {
     let out = [
         "bb:eth0 dev_xmit",
         "host:lxcbr0 dev_receive",
-        "host:lxcbr0 nf_prerouting",
         "host nf_forward",
         "host nat",
         "host:eth-up dev_xmit",
@@ -38,7 +37,10 @@ fn an_lxc_container_reaches_the_world_and_is_answered() -> Result<()> {
         "bb nf_input",
     ];
     records.assert_delivered("icmp", "reply", &back);
-    assert_eq!(records.of("icmp", "original")[0].record["nat"]["src"], UPLINK, "{records}");
+    for journey in records.of("icmp", "original") {
+        assert_eq!(journey.record["nat"]["src"], UPLINK, "{journey}");
+        journey.assert_container("bb", "lxc:bb");
+    }
     records.assert_nothing_lost();
     Ok(())
 }

@@ -29,5 +29,6 @@ fn a_published_port_of_podman_is_followed_from_the_nic() -> Result<()> {
     let first = records.of("tcp", "original").into_iter().next().context("nothing sent")?;
     assert_eq!(first.record["nat"]["dst"], address, "{first}");
     assert_eq!(first.record["nat"]["dport"], 80, "{first}");
+    first.assert_container("web", "podman:web");
     Ok(())
 }

@@ -8,8 +8,8 @@ use crate::Netns;
 /// The image's name.
 const IMAGE: &str = "busybox:1";
 
-pub(super) fn start(host: &Host) -> Result<()> {
-    host.serve("dockerd", &[], || host.run("docker", &["version"]).map(drop))?;
+pub(super) fn start(host: &Host, options: &[&str]) -> Result<()> {
+    host.serve("dockerd", options, || host.run("docker", &["version"]).map(drop))?;
     let import = format!("tar -C {ROOT} -c . | docker import - {IMAGE}");
     host.run("sh", &["-c", &import]).map(drop)
 }

@@ -63,6 +63,8 @@ pub enum Runtime {
     Lxc,
     /// Docker.
     Docker,
+    /// Docker, whose published ports are reached by rules only, from its own bridges too.
+    DockerWithoutProxy,
     /// Podman, run by root.
     Podman,
 }
@@ -73,7 +75,7 @@ impl Runtime {
         match self {
             Runtime::Lxd => "lxd",
             Runtime::Lxc => "lxc-start",
-            Runtime::Docker => "dockerd",
+            Runtime::Docker | Runtime::DockerWithoutProxy => "dockerd",
             Runtime::Podman => "podman",
         }
     }
@@ -86,7 +88,8 @@ impl Runtime {
         match self {
             Runtime::Lxd => lxd::start(host),
             Runtime::Lxc => lxc::start(host),
-            Runtime::Docker => docker::start(host),
+            Runtime::Docker => docker::start(host, &[]),
+            Runtime::DockerWithoutProxy => docker::start(host, &["--userland-proxy=false"]),
             Runtime::Podman => podman::start(host),
         }
     }
@@ -110,7 +113,7 @@ impl Display for Runtime {
         f.write_str(match self {
             Runtime::Lxd => "LXD",
             Runtime::Lxc => "LXC",
-            Runtime::Docker => "Docker",
+            Runtime::Docker | Runtime::DockerWithoutProxy => "Docker",
             Runtime::Podman => "Podman",
         })
     }

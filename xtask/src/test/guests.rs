@@ -28,6 +28,9 @@ const SLOWNESS: u32 = 3;
 /// How long the scenarios of one program may take in a guest.
 const PATIENCE: Duration = Duration::from_secs(30 * 60);
 
+/// The folder of scenarios with container runtimes. Their daemons take minutes to start in a guest.
+const NOT_IN_GUESTS: &str = "/scenarios/runtimes/";
+
 /// Processors and memory of a guest. Two guests of one processor do half as much again as one of two,
 /// and cannot fall over the emulator's fault, which takes a second processor.
 const CPUS: u32 = 1;
@@ -62,12 +65,16 @@ pub fn programs() -> Result<Vec<Program>> {
     Ok(programs)
 }
 
-/// The programs that cargo's messages name.
+/// The programs that cargo's messages name, of those for guests.
 fn executables(messages: &str) -> Vec<Program> {
     let mut programs: Vec<Program> = messages
         .lines()
         .filter_map(|line| serde_json::from_str::<Value>(line).ok())
         .filter(|message| message["reason"] == "compiler-artifact")
+        .filter(|message| {
+            let source = message["target"]["src_path"].as_str();
+            source.is_none_or(|source| !source.contains(NOT_IN_GUESTS))
+        })
         .filter_map(|message| {
             let name = message["target"]["name"].as_str()?.to_owned();
             Some(Program { name, path: message["executable"].as_str()?.into() })
@@ -211,11 +218,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn programs_are_told_by_cargo() {
+    fn programs_for_guests_are_told_by_cargo() {
         let messages = r#"
             {"reason":"compiler-artifact","target":{"name":"serde"},"executable":null}
             {"reason":"compiler-artifact","target":{"name":"path"},"executable":"/t/path-1"}
             {"reason":"compiler-artifact","target":{"name":"drops"},"executable":"/t/drops-1"}
+            {"reason":"compiler-artifact","executable":"/t/lxd-1", "target":{"name":"lxd","src_path":"/p/tests/scenarios/runtimes/lxd.rs"}}
             {"reason":"build-finished","success":true}"#;
         let programs = executables(messages);
         let names: Vec<&str> = programs.iter().map(|program| program.name.as_str()).collect();
