@@ -139,7 +139,11 @@ fn a_connection_that_began_before_the_trace_is_followed_from_the_nic() -> Result
         from.send(b"?")?;
         Ok(server.recv_from(&mut [0; 8])?.1)
     };
+    // One that is answered is remembered for longer than it takes to attach.
     let masqueraded = ask(&client)?;
+    server.send_to(b"!", masqueraded)?;
+    client.recv(&mut [0; 8])?;
+    ask(&client)?;
 
     // The world speaks first, and nothing of it was seen before.
     let records = Trace::during(&lab, &["--ip", C1, "--proto", "udp"], || {

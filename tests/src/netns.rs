@@ -148,7 +148,9 @@ impl Netns {
                 // Some kinds do not tell their state.
                 let is_up =
                     state == Some("UP") || (state == Some("UNKNOWN") && line.contains("LOWER_UP"));
-                name != Some("lo") && !is_up
+                // Modules of tunnels put a device of their own into every namespace.
+                let is_ours = name.is_some_and(|name| name != "lo" && !name.ends_with("@NONE"));
+                is_ours && !is_up
             });
             let Some(down) = down else { break };
             let patience = patience(PATIENCE);

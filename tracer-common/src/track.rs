@@ -33,7 +33,13 @@ pub struct Followed {
     /// The packet that it was made from; 0 for none.
     pub parent: u64,
     /// It is in a tunnel's packet: who takes that does not take it.
-    pub tunneled: u64,
+    pub tunneled: u8,
+    /// It was told what it is to its connection.
+    pub tracked: u8,
+    /// Why it is followed: [`flags::LEARNED`](crate::event::flags::LEARNED), or another bit.
+    pub begun: u8,
+    /// Unused, 0.
+    pub pad: [u8; 5],
     /// The packet as it was last parsed.
     pub tuple: Tuple,
 }

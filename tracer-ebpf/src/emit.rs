@@ -153,7 +153,9 @@ fn send<S: Source, const N: usize>(
         (*e).seq = seq;
         (*e).cpu = bpf_get_smp_processor_id() as u16;
         (*e).point = report.point;
-        (*e).flags = report.flags | if begin { flags::BEGIN } else { 0 } | sighting.flags;
+        (*e).flags = report.flags
+            | if begin { flags::BEGIN | (known.begun & flags::LEARNED) } else { 0 }
+            | if known.tunneled != 0 { flags::TUNNELED } else { 0 };
         (*e).origin = known.origin;
         (*e).tuple = known.tuple;
         (*e).detail = report.detail;

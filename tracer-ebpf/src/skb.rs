@@ -258,6 +258,19 @@ impl<A: Access> Net<A> {
     }
 }
 
+/// The same value, of which the verifier knows nothing any more: a helper copies it. What follows is then
+/// checked once, not once for each way that led to it. `T`: integers without padding.
+#[inline(always)]
+pub fn unknown<T: Copy>(value: T) -> T {
+    let mut copy = MaybeUninit::<T>::uninit();
+    let from = core::hint::black_box(&raw const value);
+    // SAFETY: as many bytes of both, and every bit pattern is a `T`. The stack can be read.
+    unsafe {
+        bpf_probe_read_kernel(copy.as_mut_ptr().cast(), size_of::<T>() as u32, from.cast());
+        copy.assume_init()
+    }
+}
+
 /// Reads packet bytes (or any kernel memory) into `into`; false when they cannot be read.
 #[inline(always)]
 pub fn read_into<const N: usize>(from: u64, into: &mut [u8; N]) -> bool {

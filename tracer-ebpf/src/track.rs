@@ -4,6 +4,8 @@
 //! believed at the start of a packet's life (egress, reception) only when the packet itself looks
 //! the same, and never again once it was delivered.
 
+use core::ptr::NonNull;
+
 use aya_ebpf::{
     bindings::BPF_RB_AVAIL_DATA,
     helpers::{bpf_get_smp_processor_id, bpf_ktime_get_ns},
@@ -22,7 +24,7 @@ use crate::{
         is_maybe_followed, set_maybe_followed, setting, state,
     },
     packet::{Bytes, Headers},
-    skb::{Access as _, Probe, offset},
+    skb::{Access as _, Probe, offset, unknown},
 };
 
 /// What a packet carries that a learned tuple is compared with.
@@ -61,15 +63,13 @@ pub trait Source {
 pub struct Sighting {
     /// Its entry.
     pub followed: *mut Followed,
-    /// Bits of [`flags`]: what is known of the packet here beyond what is kept of it.
-    pub flags: u8,
 }
 
 impl Sighting {
     /// Of a packet that was followed before.
     #[inline(always)]
     pub fn known(followed: *mut Followed) -> Self {
-        Self { followed, flags: 0 }
+        Self { followed }
     }
 }
 
@@ -77,7 +77,7 @@ impl Sighting {
 /// no more life: what is at its address is another.
 #[inline(always)]
 pub fn known(address: u64) -> Option<Sighting> {
-    let followed = entry(address)?;
+    let followed = entry(address)?.as_ptr();
     // SAFETY: a live map value.
     if unsafe { (*followed).delivered } != 0 {
         return None;
@@ -85,20 +85,21 @@ pub fn known(address: u64) -> Option<Sighting> {
     Some(Sighting::known(followed))
 }
 
-/// What is kept of the packet that is, or was, at this address.
+/// What is kept of the packet that is, or was, at this address. (Not an `Option` of a plain pointer: the
+/// compiler would copy the payload of a `None`, which the verifier does not let it read.)
 #[inline(always)]
-pub fn entry(address: u64) -> Option<*mut Followed> {
+pub fn entry(address: u64) -> Option<NonNull<Followed>> {
     if !is_maybe_followed(address) {
         return None;
     }
-    FOLLOWED.get_ptr_mut(&address)
+    NonNull::new(FOLLOWED.get_ptr_mut(&address)?)
 }
 
 /// What is sent is not what had arrived at the same address.
 #[inline(always)]
 pub fn forget_arrived(address: u64) {
     // SAFETY: a live map value.
-    if entry(address).is_some_and(|followed| unsafe { (*followed).arrived } != 0) {
+    if entry(address).is_some_and(|followed| unsafe { (*followed.as_ptr()).arrived } != 0) {
         let _ = FOLLOWED.remove(&address);
     }
 }
@@ -130,12 +131,11 @@ pub fn known_or_begun<S: Source>(source: &S, at: At) -> Option<Sighting> {
     }
     let mut fresh = Followed::default();
     let mut parsed = headers.parse(source.bytes(), &mut fresh.tuple);
-    if let Some(followed) = entry {
+    if let Some(followed) = entry.map(NonNull::as_ptr) {
         // SAFETY: a live map value; only the CPU that handles the packet touches it.
         let known = unsafe { &mut *followed };
         let alive = known.delivered == 0 || at == At::End;
-        if parsed && alive && known.is(&fresh.tuple, at == At::Fresh) {
-            known.tunneled = 0;
+        if parsed && alive && is_same(known, &fresh.tuple, at == At::Fresh) {
             match at {
                 At::Way => {
                     take_rewritten(known, &fresh.tuple);
@@ -143,10 +143,11 @@ pub fn known_or_begun<S: Source>(source: &S, at: At) -> Option<Sighting> {
                 At::Fresh => known.tuple = fresh.tuple,
                 At::End => {}
             }
+            known.tunneled = 0;
             return Some(Sighting::known(followed));
         }
         if alive && is_tunneled(source, known, &mut fresh.tuple) {
-            return Some(Sighting { followed, flags: flags::TUNNELED });
+            return Some(Sighting::known(followed));
         }
         parsed = headers.parse(source.bytes(), &mut fresh.tuple);
         // Another packet's memory by now.
@@ -171,18 +172,30 @@ pub fn known_or_begun<S: Source>(source: &S, at: At) -> Option<Sighting> {
 #[inline(always)]
 pub fn known_itself<S: Source>(source: &S) -> Option<Sighting> {
     let address = source.address();
-    let followed = entry(address)?;
+    let followed = entry(address)?.as_ptr();
     let mut tuple = Tuple::default();
     // SAFETY: as in `known_or_begun`.
     let known = unsafe { &mut *followed };
-    if source.headers().parse(source.bytes(), &mut tuple) && known.is(&tuple, false) {
+    if source.headers().parse(source.bytes(), &mut tuple) && is_same(known, &tuple, false) {
         return Some(Sighting::known(followed));
     }
     if is_tunneled(source, known, &mut tuple) {
-        return Some(Sighting { followed, flags: flags::TUNNELED });
+        return Some(Sighting::known(followed));
     }
     let _ = FOLLOWED.remove(&address);
     None
+}
+
+/// [`Followed::is`], of whose reasons the verifier knows nothing.
+#[inline(always)]
+fn is_same(known: &Followed, now: &Tuple, fresh: bool) -> bool {
+    unknown(u64::from(compare(known, now, fresh))) != 0
+}
+
+/// A BPF subprogram: it is long, and many points end in it.
+#[inline(never)]
+fn compare(known: &Followed, now: &Tuple, fresh: bool) -> bool {
+    known.is(now, fresh)
 }
 
 /// Whether what is at a followed packet's address is a tunnel's packet that carries it. `scratch` is
@@ -191,7 +204,7 @@ pub fn known_itself<S: Source>(source: &S) -> Option<Sighting> {
 fn is_tunneled<S: Source>(source: &S, known: &mut Followed, scratch: &mut Tuple) -> bool {
     let bytes = source.bytes();
     let Some(inner) = source.headers().tunneled(bytes, source.tunneled()) else { return false };
-    if !inner.parse(bytes, scratch) || !known.is(scratch, true) {
+    if !inner.parse(bytes, scratch) || !is_same(known, scratch, true) {
         return false;
     }
     known.tunneled = 1;
@@ -204,7 +217,7 @@ pub fn reparse<S: Source>(source: &S, known: &mut Followed) -> bool {
     let mut tuple = Tuple::default();
     // What a tunnel has put around it is no rewrite.
     source.headers().parse(source.bytes(), &mut tuple)
-        && known.is(&tuple, false)
+        && is_same(known, &tuple, false)
         && take_rewritten(known, &tuple)
 }
 
@@ -250,17 +263,10 @@ impl Chance {
 /// Follows the packet in `fresh.tuple` from here on, if it matches.
 #[inline(always)]
 fn begin<S: Source>(source: &S, chance: Chance, fresh: &mut Followed) -> Option<Sighting> {
-    let filter = filter();
-    let matches = chance.placed
-        && matches_packet(filter, &fresh.tuple)
-        && (filter.mac.is_empty() || filter.matches_macs(source.headers().macs(source.bytes())));
-    let mut learned = !matches && chance.answers && is_answer(&fresh.tuple);
     fresh.id = next_id();
-    let quoted = source.headers().quoted(source.bytes(), &fresh.tuple);
-    if quoted != 0 {
-        learned |= !matches & quotes_followed(source, quoted, chance, fresh);
-    }
-    if !matches && !learned {
+    // The verifier is to know nothing of why: it would walk what follows once for each reason.
+    let why = unknown(why_follow(source, chance, fresh));
+    if why == 0 {
         return None;
     }
     // Better a whole journey less than holes in all.
@@ -269,6 +275,7 @@ fn begin<S: Source>(source: &S, chance: Chance, fresh: &mut Followed) -> Option<
         return None;
     }
     fresh.netns = source.netns();
+    fresh.begun = why;
     let address = source.address();
     set_maybe_followed(address);
     if FOLLOWED.insert(&address, &*fresh, 0).is_err() {
@@ -280,7 +287,29 @@ fn begin<S: Source>(source: &S, chance: Chance, fresh: &mut Followed) -> Option<
     let followed = FOLLOWED.get_ptr_mut(&address)?;
     // SAFETY: a live map value; only the CPU that handles the packet touches it.
     unsafe { (*followed).parent = parent(address, &fresh.tuple) };
-    Some(Sighting { followed, flags: if learned { flags::LEARNED } else { 0 } })
+    Some(Sighting::known(followed))
+}
+
+/// It matches by itself.
+const MATCHES: u8 = 1;
+
+/// Why to follow the packet in `fresh.tuple`: [`MATCHES`], or [`flags::LEARNED`]; 0: not at all.
+#[inline(always)]
+fn why_follow<S: Source>(source: &S, chance: Chance, fresh: &mut Followed) -> u8 {
+    let filter = filter();
+    let matches = chance.placed
+        && matches_packet(filter, &fresh.tuple)
+        && (filter.mac.is_empty() || filter.matches_macs(source.headers().macs(source.bytes())));
+    let mut learned = !matches && chance.answers && is_answer(&fresh.tuple);
+    let quoted = source.headers().quoted(source.bytes(), &fresh.tuple);
+    if quoted != 0 {
+        learned |= quotes_followed(source, quoted, chance, fresh);
+    }
+    match (matches, learned) {
+        (true, _) => MATCHES,
+        (false, true) => flags::LEARNED,
+        (false, false) => 0,
+    }
 }
 
 /// A packet was made from a followed one: it is followed too, as another, and told of when it is
@@ -297,6 +326,7 @@ pub fn inherit(parent: u64, child: u64, origin: u8) {
     fresh.id = next_id();
     fresh.origin = origin;
     fresh.events = 0;
+    fresh.begun = 0;
     fresh.seen = 0;
     fresh.read = 0;
     fresh.deciding = 0;
@@ -373,7 +403,7 @@ fn parent(address: u64, tuple: &Tuple) -> u64 {
     // SAFETY: a live map value.
     let known = unsafe { &*known };
     // The original may be long gone, and both its memories another's.
-    if known.is(tuple, false) { known.id } else { 0 }
+    if is_same(known, tuple, false) { known.id } else { 0 }
 }
 
 /// Remembers what an answer to a packet will carry that was `before` and left as `now`, if that

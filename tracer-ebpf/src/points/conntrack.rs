@@ -15,7 +15,7 @@ use super::{Packet, keep, netfilter};
 use crate::{
     call::{Call, Kept},
     emit::{Report, emit, emit_with},
-    globals::{TRACKING, state},
+    globals::TRACKING,
     skb::{Access, Probe, Skb, offset},
     track::{Sighting, reparse},
 };
@@ -55,15 +55,11 @@ pub fn leave(kept: &Kept, result: u64) {
     }
 }
 
-/// Tells what a packet is to its connection, at the end of a hook of family `pf`: where the function that
-/// finds it is not watched. A packet without one is invalid where others have one; else there may be no
+/// Tells what a packet is to its connection, at the end of a hook of family `pf`, unless the function that
+/// finds it was seen: where it is not watched, and where the packet was not followed yet. A packet without one is invalid where others have one; else there may be no
 /// connection tracking at all.
 #[inline(always)]
 pub fn found<A: Access>(packet: &Packet<A>, sighting: &Sighting, pf: u8) {
-    // SAFETY: a live map value of integers.
-    if state().is_none_or(|state| unsafe { (*state).tracked } != 0) {
-        return;
-    }
     let tagged = packet.skb.connection();
     let here = u64::from(packet.netns) | u64::from(pf) << 32;
     let is_tracking = TRACKING.get_ptr(&here).is_some();
@@ -79,6 +75,8 @@ pub fn found<A: Access>(packet: &Packet<A>, sighting: &Sighting, pf: u8) {
 /// `tagged`: the connection, and in the lowest bits what the packet is to it.
 #[inline(always)]
 fn tell<A: Access>(packet: &Packet<A>, sighting: &Sighting, tagged: u64) {
+    // SAFETY: a live map value; only the CPU that handles the packet touches it.
+    unsafe { (*sighting.followed).tracked = 1 };
     let connection = (tagged & !INFO) as *const u8;
     let mut detail = Conntrack {
         info: (tagged & INFO) as u8,

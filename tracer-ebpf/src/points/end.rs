@@ -53,6 +53,7 @@ fn report_drop<A: Access>(ctx: &BtfTracePointContext, packet: &Packet<A>, sighti
 pub fn consume<A: Access>(ctx: &BtfTracePointContext) {
     let skb = Skb::<A>::new(ctx.arg(0));
     let Some(followed) = entry(skb.address()) else { return };
+    let followed = followed.as_ptr();
     // SAFETY: a live map value; only the CPU that handles the packet touches it.
     let delivered = unsafe { (*followed).delivered } != 0;
     // Where its device was, a socket's queue keeps something else: to follow that costs a fault.

@@ -151,7 +151,7 @@ fn tell_seen(skb: u64, sighting: &Sighting, point: Point) {
 /// What is to be kept of a call till it returns: nothing unless the packet is followed.
 #[inline(always)]
 fn keep(skb: u64, more: [u64; 2]) -> Option<Kept> {
-    let followed = entry(skb)?;
+    let followed = entry(skb)?.as_ptr();
     // SAFETY: a live map value.
     Some(Kept { skb, id: unsafe { (*followed).id }, more })
 }
@@ -160,7 +160,7 @@ impl Kept {
     /// The packet, unless it is gone by now.
     #[inline(always)]
     fn sighting(&self) -> Option<Sighting> {
-        let followed = entry(self.skb)?;
+        let followed = entry(self.skb)?.as_ptr();
         // SAFETY: a live map value.
         (unsafe { (*followed).id } == self.id).then_some(Sighting::known(followed))
     }

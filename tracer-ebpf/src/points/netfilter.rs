@@ -26,7 +26,7 @@ use crate::{
     call::{Call, Kept},
     emit::{Capture, Report, emit},
     globals::{DECISIONS, state},
-    skb::{Access, Dev, Direct, Net, Pointer, Probe, Skb, offset, read_into},
+    skb::{Access, Dev, Direct, Net, Pointer, Probe, Skb, offset, read_into, unknown},
     track::{At, Sighting, clear_current, known, known_or_begun, reparse, set_leaving},
 };
 
@@ -179,7 +179,7 @@ fn packet_and_state(ctx: *mut c_void) -> (Packet<Direct>, State) {
     let ctx: *const NetfilterContext = ctx.cast();
     // SAFETY: the context of a netfilter program is a live `struct bpf_nf_ctx`.
     let (state, skb) = unsafe { ((*ctx).state, (*ctx).skb) };
-    let state = State::read::<Direct>(state);
+    let state = unknown(State::read::<Direct>(state));
     let skb = Skb::new(skb);
     (Packet { skb, ifindex: state.ifindex, netns: state.netns, arriving: false }, state)
 }
@@ -242,15 +242,23 @@ pub fn exit(ctx: *mut c_void) -> i32 {
     NF_ACCEPT
 }
 
+/// Whether connection tracking looks packets up in this hook, and nothing else tells of it.
+#[inline(always)]
+fn is_tracked_here(hook: &State) -> bool {
+    // SAFETY: a live map value of integers.
+    matches!(hook.hook, PRE_ROUTING | LOCAL_OUT)
+        && state().is_some_and(|state| unsafe { (*state).tracked } == 0)
+}
+
 /// A followed packet has left a hook, accepted by all that is in it.
 #[inline(always)]
 fn left<A: Access>(packet: &Packet<A>, sighting: &Sighting, state: &State) {
-    // Before what NAT made of the packet is told, which it does because of it.
-    if state.is_ip() && matches!(state.hook, PRE_ROUTING | LOCAL_OUT) {
-        conntrack::found(packet, sighting, state.pf);
-    }
     // SAFETY: a live map value; only the CPU that handles the packet touches it.
     let followed = unsafe { &mut *sighting.followed };
+    // Before what NAT made of the packet is told, which it does because of it.
+    if state.is_ip() && (followed.tracked == 0 || is_tracked_here(state)) {
+        conntrack::found(packet, sighting, state.pf);
+    }
     let in_hook = followed.hook;
     let changed = state.is_ip() && state.on_way != on_way::THROUGH && reparse(packet, followed);
     let is_in = state.on_way == on_way::IN;

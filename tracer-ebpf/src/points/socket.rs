@@ -5,10 +5,7 @@ use aya_ebpf::{
     programs::BtfTracePointContext,
 };
 use tracer_common::{
-    event::{
-        detail::{Detail as _, Socket},
-        flags,
-    },
+    event::detail::{Detail as _, Socket},
     point::Point,
 };
 
@@ -29,7 +26,8 @@ pub fn take(call: impl Call) {
     let Some(sighting) = known_itself(&packet) else { return };
     // A tunnel's socket takes what is around the packet.
     // SAFETY: a live map value; only the CPU that handles the packet touches it.
-    unsafe { (*sighting.followed).delivered = (sighting.flags & flags::TUNNELED == 0) as u8 };
+    let followed = unsafe { &mut *sighting.followed };
+    followed.delivered = (followed.tunneled == 0) as u8;
     let net = Probe::read::<Pointer>(call.argument(0) as *const u8, offset!(sk_net)).0;
     let packet = Packet { netns: Net::<Probe>::new(net).inode(), ..packet };
     emit(&packet, &sighting, &Report::plain(Point::Socket));

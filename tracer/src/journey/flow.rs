@@ -334,8 +334,13 @@ impl FlowTable {
         let direction = if connection.is_reply { Direction::Reply } else { Direction::Original };
         let original = Key::of_tuple(connection, connection.original, false);
         let reply = Key::of_tuple(connection, connection.reply, true);
-        // It is looked up before it is rewritten. Of a packet in a tunnel the tunnel's is found.
-        if Key::of(headers) != if connection.is_reply { reply } else { original } {
+        // Each end is as it was, or as NAT makes it. Of a packet in a tunnel the tunnel's is found.
+        let key = Key::of(headers);
+        let (own, other) = if connection.is_reply { (reply, original) } else { (original, reply) };
+        let fits = (key.family, key.proto) == (own.family, own.proto)
+            && [own.src, other.dst].contains(&key.src)
+            && [own.dst, other.src].contains(&key.dst);
+        if !fits {
             return member;
         }
         let mut member = member;
@@ -351,6 +356,10 @@ impl FlowTable {
         }
         if let Some(entry) = self.flows.peek_mut(&member.flow) {
             let guessed = !entry.told;
+            // Where it was first met, its destination had been rewritten already.
+            if entry.is_guessed() && !entry.deduced && direction == member.direction {
+                entry.flow = original.flow(member.flow);
+            }
             entry.told = true;
             if guessed && member.direction != direction {
                 member.direction = direction;

@@ -1112,6 +1112,28 @@ fn an_answer_that_is_first_seen_at_the_nic_is_known_by_its_connection() {
 }
 
 #[test]
+fn a_packet_that_is_met_behind_a_rewrite_belongs_to_its_connection_from_before() {
+    let asked = udp("10.0.0.3", 5000, "198.51.100.1", 8080);
+    let answer = udp("10.0.0.2", 80, "10.0.0.1", 5000);
+    let behind = udp("10.0.0.3", 5000, "10.0.0.2", 80);
+    let met = packet(1, behind)
+        .see(enter(Hook::Forward))
+        .see(enter(Hook::Postrouting))
+        .see(tracked(asked, answer, false))
+        .becomes(udp("10.0.0.1", 5000, "10.0.0.2", 80))
+        .see(exit(Hook::Postrouting))
+        .see(What::DevXmit)
+        .see(consume());
+    let next = packet(2, asked).see(What::DevReceive).see(What::DevXmit).see(consume());
+
+    let done = journeys(met.events().into_iter().chain(next.events()));
+
+    assert_eq!((done[0].flow.dst, done[0].flow.dport), (ip("198.51.100.1"), 8080));
+    assert_eq!(done[0].direction, Direction::Original);
+    assert_eq!(done[1].flow, done[0].flow);
+}
+
+#[test]
 fn an_icmp_error_belongs_to_the_flow_that_it_quotes() {
     let question = udp("10.0.0.2", 5000, "203.0.113.8", 53);
     let quoted = udp("198.51.100.1", 61000, "203.0.113.8", 53);
