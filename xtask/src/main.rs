@@ -62,7 +62,7 @@ fn main() -> ExitCode {
 
 fn carry_out(task: Task) -> Result<ExitCode> {
     match task {
-        Task::Setup => setup::run()?,
+        Task::Setup => setup::all()?,
         Task::Build => drop(build::run()?),
         Task::Run { args } => run::run(&args)?,
         Task::Test(test) => return test::run(&test),

@@ -1,9 +1,12 @@
 //! `cargo xtask setup`: installs what building and testing need and this machine lacks.
 
+mod runtimes;
+
 use std::{
     env,
     path::{Path, PathBuf},
     process::Command,
+    sync::OnceLock,
     time::{Duration, Instant},
 };
 
@@ -73,6 +76,12 @@ pub fn run() -> Result<()> {
     eprintln!("kernel side: {compiler}; {}", linker.display());
     eprintln!("setup: nothing is missing ({:.1} s)", start.elapsed().as_secs_f32());
     Ok(())
+}
+
+/// Installs what is missing, container runtimes for their scenarios too.
+pub fn all() -> Result<()> {
+    runtimes::run()?;
+    run()
 }
 
 /// Installs what tracing is measured beside, where it is missing.
@@ -223,14 +232,26 @@ fn install(packages: &[&str]) -> Result<()> {
         root::is_root(),
         "not root; run: sudo apt-get update && sudo apt-get install --yes {list}"
     );
-    let apt = |args: &[&str]| {
-        let mut command = Command::new("apt-get");
-        command.env("DEBIAN_FRONTEND", "noninteractive").args(args);
-        command
-    };
-    step::run("package lists (apt-get update)", &mut apt(&["update", "--quiet"]), 5 * MINUTE)?;
+    update()?;
     let mut install = apt(&["install", "--yes", "--quiet", "--no-install-recommends"]);
     step::run(&format!("installing {list}"), install.args(packages), 10 * MINUTE)
+}
+
+/// Reads which packages there are; once is enough.
+fn update() -> Result<()> {
+    static IS_DONE: OnceLock<()> = OnceLock::new();
+    if IS_DONE.get().is_none() {
+        let mut update = apt(&["update", "--quiet"]);
+        step::run("package lists (apt-get update)", &mut update, 5 * MINUTE)?;
+        let _ = IS_DONE.set(());
+    }
+    Ok(())
+}
+
+fn apt(args: &[&str]) -> Command {
+    let mut command = Command::new("apt-get");
+    command.env("DEBIAN_FRONTEND", "noninteractive").args(args);
+    command
 }
 
 /// A command on PATH, or where only root's PATH leads, or QEMU's.
