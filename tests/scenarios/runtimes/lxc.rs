@@ -1,5 +1,7 @@
 //! LXC on the bridge of lxc-net.
 
+use std::{fs, path::Path};
+
 use anyhow::Result;
 use lab::{
     Trace,
@@ -43,4 +45,33 @@ fn an_lxc_container_reaches_the_world_and_is_answered() -> Result<()> {
     }
     records.assert_nothing_lost();
     Ok(())
+}
+
+#[test]
+fn nothing_stays_of_a_host_with_a_container() -> Result<()> {
+    let Some(mut host) = Host::with(&[Runtime::Lxc])? else { return Ok(()) };
+    lxc::launch(&mut host, "bb", ADDRESS)?;
+    let prefix = format!("{}-", host.lab().prefix());
+    assert_eq!(named(Path::new("/run/netns"), &prefix)?, 2, "host and world");
+    assert!(named(Path::new("/sys/fs/cgroup"), &prefix)? > 0, "its cgroups");
+    drop(host);
+    for folder in ["/run/netns", "/sys/fs/cgroup"] {
+        assert_eq!(named(Path::new(folder), &prefix)?, 0, "{folder}");
+    }
+    Ok(())
+}
+
+/// How many entries of a folder, or of a folder in it, have a name that begins so.
+fn named(folder: &Path, prefix: &str) -> Result<usize> {
+    let mut count = 0;
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        count += usize::from(entry.file_name().to_string_lossy().starts_with(prefix));
+        if entry.file_type()?.is_dir() {
+            for inner in fs::read_dir(entry.path())?.flatten() {
+                count += usize::from(inner.file_name().to_string_lossy().starts_with(prefix));
+            }
+        }
+    }
+    Ok(count)
 }

@@ -263,6 +263,7 @@ fn an_lxd_container_that_restarts_is_followed_on() -> Result<()> {
     for journey in of_new {
         journey.assert_passes(&["host dev_receive", "host nat", "host nf_forward"]);
         assert_eq!(journey.outcome(), "delivered", "{journey}");
+        journey.assert_container("c1", "lxd:c1");
     }
     Ok(())
 }
