@@ -28,7 +28,7 @@ const SLOWNESS: u32 = 3;
 /// How long the scenarios of one program may take in a guest.
 const PATIENCE: Duration = Duration::from_secs(30 * 60);
 
-/// The folder of scenarios with container runtimes. Their daemons take minutes to start in a guest.
+/// The folder of scenarios with container runtimes, which are run on this machine only.
 const NOT_IN_GUESTS: &str = "/scenarios/runtimes/";
 
 /// Processors and memory of a guest. Two guests of one processor do half as much again as one of two,
