@@ -1,5 +1,7 @@
 //! LXD as it is: its bridge, forwards, proxies, access control lists, filters, DHCP and DNS.
 
+use std::collections::BTreeSet;
+
 use anyhow::Result;
 use lab::{
     Journey, Records, Trace,
@@ -131,6 +133,15 @@ fn an_lxd_proxy_by_a_process_is_two_flows() -> Result<()> {
         |port: &str| records.select(|j| j.flow("dport") == port && j.direction() == "original");
     let (outer, inner) = (to("8082"), to("80"));
     assert!(!outer.is_empty() && !inner.is_empty(), "{records}");
+    // One process of LXD reads what comes in at the host, and the answers within the container.
+    let readers = |journeys: &[&Journey], step: &str| -> BTreeSet<Option<u64>> {
+        let details = journeys.iter().flat_map(|journey| journey.details(step));
+        details.map(|detail| detail["pid"].as_u64()).collect()
+    };
+    let answers = records.select(|j| j.flow("dport") == "80" && j.direction() == "reply");
+    let reader = readers(&outer, "host socket");
+    assert_eq!(reader.len(), 1, "{records}");
+    assert_eq!(readers(&answers, "c1 socket"), reader, "{records}");
     for journey in outer {
         journey.assert_passes(&["host:eth-up dev_receive", "host nf_input"]);
         journey.assert_delivered("host");
