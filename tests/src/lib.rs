@@ -9,7 +9,7 @@
 //! The host is a namespace too: nothing of the machine itself is changed. [`Lab`] is torn down
 //! however its process ends, [`traffic`] sends packets inside it, and [`Trace`] runs pathtrace in
 //! its host and reads what it prints. The scenarios beside this library use all three. What not every
-//! kernel has is a [`Capability`].
+//! kernel has is a [`Capability`]. Hosts with LXD, LXC, Docker and Podman are in [`runtimes`].
 
 pub mod capability;
 pub mod command;

@@ -171,7 +171,7 @@ fn a_rule_of_an_lxd_acl_is_named() -> Result<()> {
 }
 
 #[test]
-fn lxds_mac_filter_is_named() -> Result<()> {
+fn what_lxds_mac_filter_drops_is_told() -> Result<()> {
     let Some(host) = host_of_c1()? else { return Ok(()) };
     filter(&host, "security.mac_filtering=true")?;
     let c1 = host.netns("c1")?;
@@ -182,7 +182,7 @@ fn lxds_mac_filter_is_named() -> Result<()> {
 }
 
 #[test]
-fn lxds_address_filter_is_named() -> Result<()> {
+fn what_lxds_address_filter_drops_is_told() -> Result<()> {
     let Some(host) = host_of_c1()? else { return Ok(()) };
     filter(&host, "security.ipv4_filtering=true")?;
     let c1 = host.netns("c1")?;
