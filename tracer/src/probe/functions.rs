@@ -112,7 +112,7 @@ pub const CATALOGUE: &[Function] = &[
         &["nf_conntrack_in"],
         "nf_conntrack",
         Point::Conntrack,
-        "a packet's state of connection is not told",
+        "the state of an invalid packet's connection may not be told",
     ),
     line(
         "confirm",
@@ -127,7 +127,7 @@ pub const CATALOGUE: &[Function] = &[
         &["nf_nat_manip_pkt"],
         "nf_nat",
         Point::Nat,
-        "a rewrite is told at the next point that sees it",
+        "a rewrite is told at the end of the hook, or at the next point that sees it",
     ),
     point("ip_receive", &["ip_rcv"], "", Point::IpReceive, NO_IP),
     point("ip_receive", &["ipv6_rcv"], "ipv6", Point::IpReceive, NO_IP),

@@ -328,9 +328,11 @@ impl Probes {
     /// any of them is.
     pub fn offers(&self) -> Vec<Offer> {
         let mut programs = self.offers.clone();
-        // The end of a hook tells it where the function that finds it is not watched.
-        if !self.watches.sees_conntrack() && self.netfilter_works {
-            programs.push((Point::Conntrack, Ok(Mechanism::NetfilterLink)));
+        // The end of a hook tells both where the functions that do it are not watched.
+        for point in [Point::Conntrack, Point::Nat] {
+            if self.netfilter_works && !self.watches.sees(point) {
+                programs.push((point, Ok(Mechanism::NetfilterLink)));
+            }
         }
         offers::by_point(&programs, self.watches.watched())
     }
@@ -476,7 +478,7 @@ impl Probes {
             learned: learned | u32::from(self.beyond.0),
             linked: self.netfilter_works.into(),
             rules: self.watches.sees_every_rule().into(),
-            tracked: self.watches.sees_conntrack().into(),
+            tracked: self.watches.sees(Point::Conntrack).into(),
             published: self.beyond.1.into(),
         };
         state.set(0, now, 0).context("cannot write map STATE")

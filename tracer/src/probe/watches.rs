@@ -139,11 +139,10 @@ impl Watches {
         }
     }
 
-    /// Whether the function that looks packets up in connection tracking is watched.
-    pub fn sees_conntrack(&self) -> bool {
+    /// Whether a function that shows this point is watched.
+    pub fn sees(&self, point: Point) -> bool {
         self.watched().any(|watched| {
-            watched.function.subject == functions::Subject::Point(Point::Conntrack)
-                && watched.how.is_ok()
+            watched.function.subject == functions::Subject::Point(point) && watched.how.is_ok()
         })
     }
 
