@@ -34,8 +34,8 @@ fn a_published_port_of_docker_is_followed_from_the_nic() -> Result<()> {
     let outwards = [
         "web:eth0 dev_xmit",
         "host:docker0 dev_receive",
-        "host nat",
         "host nf_forward",
+        "host nat",
         "host:eth-up dev_xmit",
         "world nf_input",
     ];
