@@ -1,4 +1,4 @@
-//! The layout of the kernel side's tables: followed packets and learned reverse tuples.
+//! The layout of the kernel side's tables: followed packets, learned reverse tuples, published addresses.
 
 use crate::event::{Tuple, detail::Hook, family, origin};
 

@@ -128,8 +128,9 @@ fn send<S: Source, const N: usize>(
     };
     known.netns = netns;
     let begin = known.seen == 0;
-    if begin && known.origin >= origin::SEGMENT {
-        // A piece has numbers of its own, which its parent's maker wrote after it was made.
+    if begin && known.origin >= origin::SEGMENT && known.tunneled == 0 {
+        // A piece has numbers of its own, which its parent's maker wrote after it was made. Those of one in a
+        // tunnel's packet are not looked for.
         source.headers().parse(source.bytes(), &mut known.tuple);
     }
     known.seen = 1;

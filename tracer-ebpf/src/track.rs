@@ -303,7 +303,7 @@ fn why_follow<S: Source>(source: &S, chance: Chance, fresh: &mut Followed) -> u8
     let mut learned = !matches && chance.answers && is_answer(&fresh.tuple);
     let quoted = source.headers().quoted(source.bytes(), &fresh.tuple);
     if quoted != 0 {
-        learned |= quotes_followed(source, quoted, chance, fresh);
+        learned |= quotes_followed(source, quoted, chance, fresh, matches || learned);
     }
     match (matches, learned) {
         (true, _) => MATCHES,
@@ -337,22 +337,28 @@ pub fn inherit(parent: u64, child: u64, origin: u8) {
 }
 
 /// Whether the error in `fresh.tuple` quotes, at `network`, a packet whose answer would be followed: an
-/// error belongs to that. The quoted packet takes its place for a while: the stack has no room for both.
+/// error belongs to that. `followed`: it is in any case. What a followed one quotes is kept. The quoted packet
+/// takes its place for a while: the stack has no room for both.
 #[inline(always)]
 fn quotes_followed<S: Source>(
     source: &S,
     network: u64,
     chance: Chance,
     fresh: &mut Followed,
+    followed: bool,
 ) -> bool {
     let own = source.headers();
     if !(Headers { ethernet: 0, network, ..own }).parse(source.bytes(), &mut fresh.tuple) {
         fresh.tuple.family = family::OTHER;
     }
-    let _ = QUOTED.insert(&fresh.id, &fresh.tuple, 0);
     reverse(&mut fresh.tuple);
-    let followed = (chance.answers && is_learned(&fresh.tuple))
+    let followed = followed
+        || (chance.answers && is_learned(&fresh.tuple))
         || (chance.placed && matches_packet(filter(), &fresh.tuple));
+    if followed {
+        reverse(&mut fresh.tuple);
+        let _ = QUOTED.insert(&fresh.id, &fresh.tuple, 0);
+    }
     own.parse(source.bytes(), &mut fresh.tuple) && followed
 }
 
@@ -433,7 +439,9 @@ fn remember(now: &Tuple) {
         unsafe { *last_seen = time };
     } else if LEARNED.insert(&key, &time, 0).is_err() {
         count(Loss::LearnedFull);
-    } else if let Some(state) = state() {
+        return;
+    }
+    if let Some(state) = state() {
         // SAFETY: a live map value; it only ever goes from 0 to 1.
         unsafe { (*state).learned = 1 };
     }

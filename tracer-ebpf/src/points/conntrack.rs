@@ -55,9 +55,9 @@ pub fn leave(kept: &Kept, result: u64) {
     }
 }
 
-/// Tells what a packet is to its connection, at the end of a hook of family `pf`, unless the function that
-/// finds it was seen: where it is not watched, and where the packet was not followed yet. A packet without one is invalid where others have one; else there may be no
-/// connection tracking at all.
+/// Tells what a packet is to its connection, at the end of a hook of family `pf`: where the function that
+/// finds it is not watched, or was passed before the packet was followed. A packet without one is
+/// invalid where others have one; else there may be no connection tracking at all.
 #[inline(always)]
 pub fn found<A: Access>(packet: &Packet<A>, sighting: &Sighting, pf: u8) {
     let tagged = packet.skb.connection();

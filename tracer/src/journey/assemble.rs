@@ -142,7 +142,7 @@ impl<B: Benign> Assembler<B> {
     }
 
     /// Takes one event; journeys that it completes are appended to `done`.
-    pub fn push(&mut self, event: Event, done: &mut Vec<Journey>) {
+    pub fn push(&mut self, mut event: Event, done: &mut Vec<Journey>) {
         self.counts.received += 1;
         self.now = self.now.max(event.time);
         let id = event.id;
@@ -158,6 +158,13 @@ impl<B: Benign> Assembler<B> {
                 self.counts.late += 1;
             }
             return;
+        }
+        // A copy of an error quotes what the error does, and is not asked for it.
+        if let (Some(parent), None) = (event.parent, &event.quoted)
+            && event.headers.is_icmp_error()
+            && let Some(error) = self.making.get(&parent)
+        {
+            event.quoted = error.quoted.map(Box::new);
         }
         if !self.making.contains_key(&id) {
             while self.making.len() >= self.limits.in_flight.max(1) {
@@ -358,7 +365,7 @@ fn sender(event: &Event) -> Option<u32> {
         What::HookEnter { hook, .. } => {
             hook.hook == Hook::Output && matches!(hook.family, HookFamily::Ipv4 | HookFamily::Ipv6)
         }
-        What::DevQueue => true,
+        What::TcEgress | What::DevQueue => true,
         _ => false,
     };
     (event.begin && event.parent.is_none() && event.place.netns != 0 && sends)

@@ -110,6 +110,7 @@ const ICMPV6: u8 = 58;
 const ARP_REQUEST: u8 = 1;
 const ARP_REPLY: u8 = 2;
 const TCP_SYN: u8 = 0x02;
+const TCP_RST: u8 = 0x04;
 const TCP_ACK: u8 = 0x10;
 
 /// Sender and receiver, each with what takes the place of a port. The identifier of an ICMP echo
@@ -150,6 +151,10 @@ fn told_direction(h: &Headers) -> Option<Direction> {
         },
         _ => None,
     }
+}
+
+fn is_reset(h: &Headers) -> bool {
+    h.proto == TCP && !h.later_fragment && h.l4_kind & TCP_RST != 0
 }
 
 /// A packet's place in a flow.
@@ -225,6 +230,8 @@ impl FlowTable {
     ) -> Membership {
         let key = Key::of(headers);
         let told = told_direction(headers);
+        // Others reset a connection in the name of a side (REJECT).
+        let sender = sender.filter(|_| !is_reset(headers));
         if let Some(known) = self.owner(key, told, sender) {
             self.flows.promote(&known.flow);
             self.tell(known, told.is_some(), key, sender);
@@ -352,6 +359,7 @@ impl FlowTable {
                 let same = direction == Direction::Original;
                 let direction = if same { owner.direction } else { owner.direction.reverse() };
                 member = Membership { direction, ..owner };
+                self.register(key, member);
             }
         }
         if let Some(entry) = self.flows.peek_mut(&member.flow) {

@@ -1168,6 +1168,33 @@ fn an_icmp_error_belongs_to_the_flow_that_it_quotes() {
 }
 
 #[test]
+fn a_copy_of_an_icmp_error_quotes_what_that_does() {
+    let question = udp("10.0.0.2", 5000, "203.0.113.8", 53);
+    let error = icmp("192.0.2.1", "10.0.0.2", 3, 0, 0);
+    let sent = packet(1, question).see(enter(Hook::Output)).see(What::DevXmit).see(consume());
+    let told = packet(2, error).see(What::DevReceive).quoting(question).events();
+    let copy = packet(3, error).cloned_from(2).see(What::DevXmit).see(What::DevReceive);
+
+    let done = journeys(sent.events().into_iter().chain(told).chain(copy.events()));
+
+    assert_eq!(done.len(), 3);
+    assert!(done.iter().all(|journey| journey.flow.id == done[0].flow.id), "{done:?}");
+}
+
+#[test]
+fn a_reset_in_the_name_of_another_is_of_the_connection() {
+    let ask = tcp("10.0.0.2", 5000, "10.0.0.3", 80, SYN);
+    let sent = packet(1, ask).at(11, 2).see(enter(Hook::Output)).see(What::DevXmit).see(consume());
+    let reset = tcp("10.0.0.2", 5000, "10.0.0.3", 80, 0x14);
+    let reset =
+        packet(2, reset).at(1, 2).see(enter(Hook::Output)).see(What::DevXmit).see(consume());
+
+    let done = journeys(sent.events().into_iter().chain(reset.events()));
+
+    assert_eq!(done[1].flow.id, done[0].flow.id);
+}
+
+#[test]
 fn flows_of_two_namespaces_with_the_same_addresses_are_two() {
     let question = udp("10.0.0.2", 5000, "203.0.113.8", 53);
     let answer = udp("203.0.113.8", 53, "10.0.0.2", 5000);

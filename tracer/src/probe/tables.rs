@@ -32,8 +32,10 @@ pub struct Tables {
     quoted: HashMap<MapData, u64, Quoted>,
     published: HashMap<MapData, Published, u8>,
     tracking: HashMap<MapData, u64, u8>,
-    /// Addresses and tuples that had no room.
+    /// Tuples that had no room.
     refused: u64,
+    /// Published addresses that have none.
+    unpublished: u64,
 }
 
 /// A value of the map `QUOTED`.
@@ -61,6 +63,7 @@ impl Tables {
             published: HashMap::try_from(take("PUBLISHED")?)?,
             tracking: HashMap::try_from(take("TRACKING")?)?,
             refused: 0,
+            unpublished: 0,
         })
     }
 
@@ -113,14 +116,14 @@ impl Tables {
         for gone in old.into_iter().filter(|old| !addresses.contains(old)) {
             let _ = self.published.remove(&gone);
         }
-        for address in addresses {
-            self.refused += u64::from(self.published.insert(address, 1, 0).is_err());
-        }
+        let refused =
+            addresses.iter().filter(|address| self.published.insert(*address, 1, 0).is_err());
+        self.unpublished = refused.count() as u64;
     }
 
     /// How many tuples and addresses had no room.
     pub fn refused(&self) -> u64 {
-        self.refused
+        self.refused + self.unpublished
     }
 
     /// Removes reverse tuples that no packet carried since `before` (CLOCK_MONOTONIC, ns).

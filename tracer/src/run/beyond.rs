@@ -14,12 +14,20 @@ use tracer_common::{
 
 use crate::{
     event::{self, Connection, Family},
-    host::{conntrack, netns::Netns, ruleset::Redirection, snapshot::Snapshot},
+    host::{
+        conntrack,
+        netns::Netns,
+        ruleset::{Redirection, Target},
+        snapshot::Snapshot,
+    },
     select::Selection,
 };
 
 /// Most ports of a published range that are followed.
 const MOST_PORTS: usize = 1_024;
+/// Most tuples of connections that are followed: half of the kernel side's table, which has to have room
+/// for what it learns.
+const MOST_TUPLES: usize = 8_192;
 
 /// What is selected, and what of it is followed beyond NAT.
 pub struct Beyond {
@@ -27,8 +35,10 @@ pub struct Beyond {
     addresses: Vec<IpNet>,
     published: BTreeSet<Published>,
     reading: Option<JoinHandle<Vec<Flow>>>,
-    /// Ports of published ranges that are not followed.
+    /// Tuples that are not followed.
     left_out: u64,
+    /// Ports of published ranges that are not followed.
+    unpublished: u64,
 }
 
 impl Beyond {
@@ -40,12 +50,14 @@ impl Beyond {
             published: BTreeSet::new(),
             reading: None,
             left_out: 0,
+            unpublished: 0,
         }
     }
 
     /// Begins to read the connections that these namespaces track, in a thread of its own.
     pub fn read_connections(&mut self, namespaces: Vec<Netns>) {
-        // Without addresses every packet matches wherever it is met.
+        // Without addresses most packets match wherever they are met, and the host's connections are
+        // nobody's in particular.
         if !self.filter.names_addresses() {
             return;
         }
@@ -70,7 +82,10 @@ impl Beyond {
         let Some(reading) = &mut self.reading else { return std::future::pending().await };
         let read = reading.await;
         self.reading = None;
-        read.unwrap_or_default()
+        let mut flows = read.unwrap_or_default();
+        self.left_out += flows.len().saturating_sub(MOST_TUPLES) as u64;
+        flows.truncate(MOST_TUPLES);
+        flows
     }
 
     /// Whether connections are being read.
@@ -86,91 +101,91 @@ impl Beyond {
     ) -> Option<&BTreeSet<Published>> {
         let mut now = BTreeSet::new();
         let mut left_out = 0;
-        // Who sends is not known before it does.
+        // Without addresses most packets match anyway; who sends is not known before it does.
         if !self.addresses.is_empty() && self.filter.src.is_empty() && self.filter.sport.is_empty()
         {
-            for (netns, redirection) in redirections.filter(|(_, r)| self.wants(r)) {
+            for (netns, redirection) in redirections {
                 let addresses = match redirection.address {
                     Some(address) => vec![address],
                     None => own_addresses(snapshot, netns, &redirection),
                 };
-                for address in addresses {
-                    left_out += add(&mut now, address, &redirection);
+                // Every namespace has a loopback of its own.
+                for address in addresses.into_iter().filter(|address| !address.is_loopback()) {
+                    left_out += self.add(&mut now, address, &redirection);
                 }
             }
         }
-        self.left_out = left_out;
+        self.unpublished = left_out;
         let changed = now != self.published;
         self.published = now;
         changed.then_some(&self.published)
     }
 
-    /// Ports of published ranges that are not followed.
+    /// Tuples of connections, and ports of published ranges, that are not followed.
     pub fn left_out(&self) -> u64 {
-        self.left_out
+        self.left_out + self.unpublished
     }
 
-    /// Whether packets are selected that were redirected so.
-    fn wants(&self, redirection: &Redirection) -> bool {
-        let selected = |address: IpAddr| self.addresses.iter().any(|net| net.contains(&address));
-        redirection.to.iter().any(|target| {
-            let after = Tuple {
-                dst: mapped(target.first),
-                dport: target.port.unwrap_or_default(),
-                family: if target.first.is_ipv4() { family::IPV4 } else { family::IPV6 },
-                proto: redirection.proto.unwrap_or_default(),
+    /// Adds an address with those of its ports that are published for selected packets; how many had no
+    /// room.
+    fn add(&self, to: &mut BTreeSet<Published>, address: IpAddr, redirection: &Redirection) -> u64 {
+        let Redirection { protos, ports, to: target, .. } = redirection;
+        let address = mapped(address);
+        if protos.is_empty() && ports.is_empty() {
+            // Every packet to the address is meant. One of the host's own is not published so.
+            let Filter { proto, port, dport, .. } = &self.filter;
+            let only_addresses = proto.is_empty() && port.is_empty() && dport.is_empty();
+            if redirection.address.is_some() && only_addresses && self.selects(target, 0, 0) {
+                to.insert(Published { address, ..Published::default() });
+            }
+            return 0;
+        }
+        let all = ports.iter().flat_map(|(first, last)| *first..=*last);
+        let all = all.flat_map(|port| protos.iter().map(move |proto| (port, *proto)));
+        let mut left_out = 0;
+        let mut room = MOST_PORTS;
+        for (port, proto) in all {
+            if !self.selects(target, port, proto) {
+                continue;
+            }
+            match room.checked_sub(1) {
+                Some(less) => {
+                    room = less;
+                    to.insert(Published { address, port, proto, pad: [0; 5] });
+                }
+                None => left_out += 1,
+            }
+        }
+        left_out
+    }
+
+    /// Whether a packet is selected that was sent on so, whoever has sent it.
+    fn selects(&self, target: &Target, port: u16, proto: u8) -> bool {
+        [target.first, target.last].into_iter().any(|address| {
+            self.filter.matches_packet(&Tuple {
+                dst: mapped(address),
+                dport: target.port.unwrap_or(port),
+                family: if address.is_ipv4() { family::IPV4 } else { family::IPV6 },
+                proto,
                 ..Tuple::default()
-            };
-            let mut filter = self.filter;
-            (filter.ip, filter.dst) = (Filter::ANY.ip, Filter::ANY.dst);
-            filter.container = Filter::ANY.container;
-            if target.port.is_none() {
-                (filter.port, filter.dport) = (Filter::ANY.port, Filter::ANY.dport);
-            }
-            if redirection.proto.is_none() {
-                filter.proto = Filter::ANY.proto;
-            }
-            (selected(target.first) || selected(target.last)) && filter.matches_packet(&after)
+            })
         })
     }
-}
-
-/// Adds an address with its ports; how many had no room.
-fn add(to: &mut BTreeSet<Published>, address: IpAddr, redirection: &Redirection) -> u64 {
-    let address = mapped(address);
-    let Some(proto) = redirection.proto.filter(|_| !redirection.ports.is_empty()) else {
-        // Without ports every packet to the address is meant; one of the host's own is not.
-        if redirection.address.is_some() {
-            to.insert(Published { address, ..Published::default() });
-        }
-        return 0;
-    };
-    let all = redirection.ports.iter().flat_map(|(first, last)| *first..=*last);
-    let (mut room, mut left_out) = (MOST_PORTS, 0);
-    for port in all {
-        match room.checked_sub(1) {
-            Some(less) => {
-                room = less;
-                to.insert(Published { address, port, proto, pad: [0; 5] });
-            }
-            None => left_out += 1,
-        }
-    }
-    left_out
 }
 
 /// The addresses of a namespace that packets can be sent to which are redirected there.
 fn own_addresses(snapshot: &Snapshot, netns: u32, redirection: &Redirection) -> Vec<IpAddr> {
     let is_v4 = |address: &IpAddr| address.is_ipv4();
-    let wanted = redirection.to.first().map(|target| is_v4(&target.first));
+    let wanted = is_v4(&redirection.to.first);
     let links = snapshot.links().filter(|(place, _)| place.netns == netns);
     links
         .flat_map(|(_, link)| link.addresses.iter().map(IpNet::addr))
-        .filter(|address| !address.is_loopback() && Some(is_v4(address)) == wanted)
+        .filter(|address| is_v4(address) == wanted)
         .collect()
 }
 
-/// The tuples of a connection's packets that do not match although others of it do.
+/// The tuples that a connection's packets come with and that do not match, although these packets do
+/// before or behind NAT.
 fn rewritten(filter: &Filter, connection: &Connection) -> Vec<Flow> {
     let Connection { family, proto, original, reply, .. } = *connection;
     let packet = |tuple: event::Tuple| Tuple {
@@ -188,11 +203,12 @@ fn rewritten(filter: &Filter, connection: &Connection) -> Vec<Flow> {
         let (sport, dport) = if has_ports(&of) { (of.dport, of.sport) } else { (of.sport, 0) };
         Tuple { src: of.dst, dst: of.src, sport, dport, ..of }
     };
-    let all = [packet(original), back(reply), packet(reply), back(original)];
-    if !all.iter().any(|tuple| filter.matches_packet(tuple)) {
+    let leaves_as = [(packet(original), back(reply)), (packet(reply), back(original))];
+    let matches = |tuple: &Tuple| filter.matches_packet(tuple);
+    if !leaves_as.iter().any(|(comes, leaves)| matches(comes) || matches(leaves)) {
         return Vec::new();
     }
-    let others = all.iter().filter(|tuple| !filter.matches_packet(tuple));
+    let others = leaves_as.iter().map(|(comes, _)| comes).filter(|comes| !matches(comes));
     let flow = |t: &Tuple| Flow {
         src: t.src,
         dst: t.dst,
@@ -217,7 +233,7 @@ mod tests {
     use clap::Parser as _;
 
     use super::*;
-    use crate::{cli::Cli, host::ruleset::Target, select};
+    use crate::{cli::Cli, select};
 
     fn beyond(arguments: &[&str]) -> Beyond {
         let all = ["pathtrace"].iter().chain(arguments);
@@ -243,12 +259,8 @@ mod tests {
 
     fn redirection(address: Option<&str>, ports: &[(u16, u16)]) -> Redirection {
         let to = Target { first: ip("10.0.0.2"), last: ip("10.0.0.2"), port: Some(80) };
-        Redirection {
-            proto: Some(6),
-            address: address.map(ip),
-            ports: ports.to_vec(),
-            to: vec![to],
-        }
+        let protos = if ports.is_empty() { Vec::new() } else { vec![6] };
+        Redirection { protos, address: address.map(ip), ports: ports.to_vec(), to }
     }
 
     fn published(beyond: &mut Beyond, redirection: Redirection) -> Vec<(IpAddr, u16)> {
@@ -265,7 +277,7 @@ mod tests {
     fn of_a_masqueraded_connection_what_is_seen_at_the_nic_is_followed() {
         let flows = rewritten(&beyond(&["--ip", "10.0.0.2"]).filter, &masqueraded());
         let ends: Vec<_> = flows.iter().map(|flow| (flow.sport, flow.dport)).collect();
-        assert_eq!(ends, [(61000, 53), (53, 61000)]);
+        assert_eq!(ends, [(53, 61000)]);
         assert_eq!(rewritten(&beyond(&["--ip", "10.0.0.3"]).filter, &masqueraded()), []);
         let everything = rewritten(&beyond(&["--ip", "203.0.113.8"]).filter, &masqueraded());
         assert_eq!(everything, [], "each of its packets matches");
@@ -290,6 +302,7 @@ mod tests {
             &["--ip", "10.0.0.2", "--port", "443"],
             &["--ip", "10.0.0.2", "--proto", "udp"],
             &["--src", "10.0.0.9", "--dst", "10.0.0.2"],
+            &["--ip", "203.0.113.8", "--dst", "10.0.0.2"],
             &["--proto", "tcp"],
         ] {
             let redirection = redirection(Some("198.51.100.1"), &[(8080, 8080)]);
@@ -300,6 +313,12 @@ mod tests {
             published(&mut port, redirection(Some("198.51.100.1"), &[(8080, 8080)])).len(),
             1
         );
+    }
+
+    #[test]
+    fn loopback_is_every_namespaces_own() {
+        let docker = redirection(Some("127.0.0.1"), &[(8080, 8080)]);
+        assert_eq!(published(&mut beyond(&["--ip", "10.0.0.2"]), docker), []);
     }
 
     #[test]

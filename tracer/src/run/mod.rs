@@ -67,7 +67,7 @@ const TURN: usize = 16_384;
 /// How long packets that are on their way when the trace ends may still take.
 const LINGER: Duration = Duration::from_millis(50);
 /// How long the beginning waits for the rules of the path to be read.
-const RULES_AT_START: Duration = Duration::from_secs(1);
+const RULES_AT_START: Duration = Duration::from_secs(3);
 /// How long a journey waits for the rules that it met to be read, and those behind it wait with it; and
 /// how many do at most. Listing tens of thousands of rules takes seconds.
 const RULES_WAIT: Duration = Duration::from_secs(5);
@@ -541,6 +541,7 @@ impl<'a> Trace<'a> {
         let changed = std::mem::take(&mut self.changed);
         for change in &changed {
             if let Change::Gone(inode) = change {
+                self.tables.forget_tracking(*inode);
                 self.attacher.forget(&mut self.probes, *inode);
             }
         }

@@ -6,17 +6,17 @@ use std::net::IpAddr;
 
 use super::{Ruleset, structure::protocol_number};
 
-/// Packets to these are sent to others.
+/// Packets to these are sent to others. Which senders a rule is for is not told.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Redirection {
-    /// IP protocol; `None`: any.
-    pub proto: Option<u8>,
+    /// IP protocols; none: any.
+    pub protos: Vec<u8>,
     /// The published address; `None`: any of the namespace's own.
     pub address: Option<IpAddr>,
     /// Ranges of ports; none: every port.
     pub ports: Vec<(u16, u16)>,
     /// Who gets the packets.
-    pub to: Vec<Target>,
+    pub to: Target,
 }
 
 /// Who gets packets that were redirected.
@@ -34,66 +34,76 @@ impl Ruleset {
     /// What its rules publish.
     pub fn redirections(&self) -> impl Iterator<Item = Redirection> + '_ {
         let chains = self.tables.values().chain(&self.legacy).flat_map(|table| &table.chains);
-        chains.flat_map(|chain| &chain.rules).filter_map(|rule| of(rule.text.as_deref()?))
+        let texts = chains.flat_map(|chain| &chain.rules).filter_map(|rule| rule.text.as_deref());
+        texts.flat_map(|text| of(text).unwrap_or_default())
     }
 }
 
-/// What a rule of this text publishes.
-fn of(text: &str) -> Option<Redirection> {
+/// What a rule of this text publishes; `None`: it is not understood.
+fn of(text: &str) -> Option<Vec<Redirection>> {
     // Most rules are none.
     if !text.contains("dnat") && !text.contains("DNAT") {
         return None;
     }
     let words: Vec<&str> = text.split(' ').filter(|word| !word.is_empty()).collect();
-    let mut found = Redirection { proto: None, address: None, ports: Vec::new(), to: Vec::new() };
+    let (mut protos, mut address, mut ports_of) = (Vec::new(), None, Vec::new());
     let mut at = 0;
     while let Some(word) = words.get(at) {
         let rest = &words[at + 1..];
+        let before = at.checked_sub(1).map(|before| words[before]);
+        let is_one = matches!(
+            *word,
+            "daddr" | "-d" | "l4proto" | "protocol" | "-p" | "dport" | "--dport" | "--dports"
+        );
+        // All but these: what that publishes would have to be listed.
+        if is_one && (before == Some("!") || rest.first() == Some(&"!=")) {
+            return None;
+        }
         match *word {
-            // A range, an excluded address: it cannot be told in what follows.
-            "daddr" | "-d" if at > 0 && words[at - 1] == "!" => return None,
-            "daddr" | "-d" => found.address = Some(single(rest.first()?)?),
-            "l4proto" | "protocol" | "-p" => found.proto = number(rest.first()?),
+            "daddr" | "-d" => address = Some(single(rest.first()?)?),
+            "l4proto" | "protocol" | "-p" => protos = numbers(rest)?,
             "dport" | "--dport" | "--dports" => {
-                if let Some(proto) = at.checked_sub(1).and_then(|before| number(words[before])) {
-                    found.proto = Some(proto);
-                }
-                found.ports = values(rest).filter_map(ports).collect();
-                // As many as nft prints and are understood here.
-                if found.ports.is_empty() {
-                    return None;
-                }
+                protos.extend(before.and_then(number).filter(|proto| !protos.contains(proto)));
+                ports_of = values(rest).map(ports).collect::<Option<Vec<_>>>()?;
             }
             "dnat" => {
                 let target = rest.iter().position(|word| *word == "to")?;
-                found.to = targets(&rest[target + 1..], &mut found.ports);
-                break;
+                let target = &rest[target + 1..];
+                return match target.iter().position(|word| *word == "map") {
+                    Some(map) => mapped(&target[..map], &target[map + 1..], address),
+                    None => {
+                        let to = destination(target.first()?)?;
+                        Some(vec![Redirection { protos, address, ports: ports_of, to }])
+                    }
+                };
             }
             "--to-destination" => {
-                found.to = destination(rest.first()?).into_iter().collect();
-                break;
+                let to = destination(rest.first()?)?;
+                return Some(vec![Redirection { protos, address, ports: ports_of, to }]);
             }
             _ => {}
         }
         at += 1;
     }
-    (!found.to.is_empty()).then_some(found)
+    None
 }
 
-/// What follows `dnat to`: a destination, or a map of ports to destinations.
-fn targets(words: &[&str], ports_of: &mut Vec<(u16, u16)>) -> Vec<Target> {
-    let Some(map) = words.iter().position(|word| *word == "map") else {
-        return words.first().and_then(|word| destination(word)).into_iter().collect();
+/// `dnat to KEY map { PORT : DESTINATION, … }`, the key being ports of a protocol.
+fn mapped(key: &[&str], pairs: &[&str], address: Option<IpAddr>) -> Option<Vec<Redirection>> {
+    let [proto, "dport"] = key else { return None };
+    let proto = number(proto)?;
+    let pairs: Vec<&str> = values(pairs).filter(|word| *word != ":").collect();
+    let of = |pair: &[&str]| {
+        let &[port, to] = pair else { return None };
+        let (ports, to) = (vec![ports(port)?], destination(to)?);
+        Some(Redirection { protos: vec![proto], address, ports, to })
     };
-    let pairs: Vec<&str> = values(&words[map + 1..]).collect();
-    let mut to = Vec::new();
-    for pair in pairs.split(|word| *word == ":").collect::<Vec<_>>().windows(2) {
-        let (Some(key), Some(value)) = (pair[0].last(), pair[1].first()) else { continue };
-        let (Some(key), Some(value)) = (ports(key), destination(value)) else { continue };
-        ports_of.push(key);
-        to.push(value);
-    }
-    to
+    pairs.chunks(2).map(of).collect()
+}
+
+/// Protocols by name or number.
+fn numbers(words: &[&str]) -> Option<Vec<u8>> {
+    values(words).map(number).collect()
 }
 
 /// One value, or those in braces.
@@ -147,22 +157,22 @@ fn destination(text: &str) -> Option<Target> {
 mod tests {
     use super::*;
 
-    const TCP: Option<u8> = Some(6);
-    const UDP: Option<u8> = Some(17);
-
-    fn to(address: &str, port: Option<u16>) -> Vec<Target> {
-        let address = address.parse().unwrap();
-        vec![Target { first: address, last: address, port }]
-    }
+    const TCP: &[u8] = &[6];
+    const UDP: &[u8] = &[17];
 
     fn published(
-        proto: Option<u8>,
+        protos: &[u8],
         address: Option<&str>,
         ports: &[(u16, u16)],
         (destination, port): (&str, Option<u16>),
-    ) -> Option<Redirection> {
-        let address = address.map(|address| address.parse().unwrap());
-        Some(Redirection { proto, address, ports: ports.to_vec(), to: to(destination, port) })
+    ) -> Option<Vec<Redirection>> {
+        let destination = destination.parse().unwrap();
+        Some(vec![Redirection {
+            protos: protos.to_vec(),
+            address: address.map(|address| address.parse().unwrap()),
+            ports: ports.to_vec(),
+            to: Target { first: destination, last: destination, port },
+        }])
     }
 
     #[test]
@@ -183,7 +193,7 @@ mod tests {
             ),
             (
                 "ip daddr 198.51.100.9 dnat to 10.0.100.252",
-                published(None, Some("198.51.100.9"), &[], c1(0)),
+                published(&[], Some("198.51.100.9"), &[], c1(0)),
             ),
             (
                 "-A DOCKER ! -i docker0 -p tcp -m tcp --dport 8081 -j DNAT --to-destination 10.0.100.252:81",
@@ -203,10 +213,17 @@ mod tests {
     }
 
     #[test]
-    fn a_map_publishes_each_of_its_ports() {
+    fn several_protocols_publish_a_port_each() {
+        let text = "ip daddr 198.51.100.7 meta l4proto { tcp, udp } th dport 53 dnat to 10.0.0.2";
+        let expected = published(&[6, 17], Some("198.51.100.7"), &[(53, 53)], ("10.0.0.2", None));
+        assert_eq!(of(text), expected);
+    }
+
+    #[test]
+    fn a_map_publishes_each_of_its_ports_for_its_own() {
         let found = of("dnat to tcp dport map { 1000 : 10.0.0.2, 1001 : 10.0.0.3 }").unwrap();
-        assert_eq!(found.ports, [(1000, 1000), (1001, 1001)]);
-        assert_eq!(found.to, [to("10.0.0.2", None), to("10.0.0.3", None)].concat());
+        let of = |port, to| published(TCP, None, &[(port, port)], (to, None)).unwrap();
+        assert_eq!(found, [of(1000, "10.0.0.2"), of(1001, "10.0.0.3")].concat());
     }
 
     #[test]
@@ -214,9 +231,16 @@ mod tests {
         for text in [
             "tcp dport 80 accept",
             "ip daddr 10.0.0.0/8 tcp dport 80 dnat to 10.0.0.2",
+            "ip daddr != 10.0.0.9 tcp dport 80 dnat to 10.0.0.2",
+            "tcp dport != 22 dnat to 10.0.0.2",
+            "meta l4proto != tcp dnat to 10.0.0.2",
             "-A X ! -d 10.0.0.1 -p tcp -j DNAT --to-destination 10.0.0.2",
+            "-A X -d 10.0.0.1/32 -p tcp ! --dport 22 -j DNAT --to-destination 10.0.0.2",
             "tcp dport @web dnat to 10.0.0.2",
             "dnat to @backends",
+            "ip daddr 10.0.0.1 dnat to ip saddr map { 10.0.0.9 : 10.0.0.2 }",
+            "dnat to tcp dport map @web",
+            "dnat to tcp dport map { 1000 }",
             "dnat",
             "--to-destination",
             "DNAT --to-destination [::1",
