@@ -43,6 +43,9 @@ pub struct Bench {
     /// again for more
     #[arg(long = "kernel", value_name = "SERIES", value_delimiter = ',')]
     kernels: Vec<vm::Series>,
+    /// Only what being attached costs where there is nothing to trace, with few rules and with many
+    #[arg(long)]
+    idle: bool,
     /// Measure this binary here, without setting up and building: what a guest is told
     #[arg(long, hide = true)]
     binary: Option<PathBuf>,
@@ -51,32 +54,33 @@ pub struct Bench {
 /// Measures and prints.
 pub fn run(bench: &Bench) -> Result<()> {
     if let Some(binary) = &bench.binary {
-        return measure(binary);
+        return measure(binary, bench.idle);
     }
     setup::run()?;
     let binary = build::run()?;
     if bench.kernels.is_empty() {
         root::become_root()?;
-        return measure(&binary);
+        return measure(&binary, bench.idle);
     }
     setup::tools_to_compare_with()?;
     vm::prepare()?;
     for kernel in vm::kernels(&bench.kernels, false)? {
         println!("\n{}", kernel.release());
-        measure_in_guest(&kernel, &binary)?;
+        measure_in_guest(&kernel, &binary, bench.idle)?;
     }
     Ok(())
 }
 
 /// Has this program measure in a guest.
-fn measure_in_guest(kernel: &Kernel, binary: &Path) -> Result<()> {
+fn measure_in_guest(kernel: &Kernel, binary: &Path, idle: bool) -> Result<()> {
     let word = |path: &Path| quote(&path.to_string_lossy());
     let myself = std::env::current_exe().context("this program's path is not known")?;
     let binary = std::path::absolute(binary)?;
     let script = format!(
-        "export PATHTRACE_TEST_SLOWNESS=3\nexec {} bench --binary {}",
+        "export PATHTRACE_TEST_SLOWNESS=3\nexec {} bench --binary {}{}",
         word(&myself),
-        word(&binary)
+        word(&binary),
+        if idle { " --idle" } else { "" }
     );
     let job = Job { script, timeout: PATIENCE, cpus: CPUS, mem: MEM, kvm: false };
     match vm::attend(kernel, &job, &mut PassOn)? {
@@ -85,11 +89,14 @@ fn measure_in_guest(kernel: &Kernel, binary: &Path) -> Result<()> {
     }
 }
 
-fn measure(binary: &Path) -> Result<()> {
+fn measure(binary: &Path, only_idle: bool) -> Result<()> {
     let lab = Lab::standard()?;
     let rounds = if slowness() > 1 { ROUNDS_IN_GUEST } else { ROUNDS };
     // What is not measured: the machine's own beginning.
     load(&lab)?;
+    if only_idle {
+        return idle::measure(&lab, binary, rounds);
+    }
 
     let modes: Vec<_> = MODES.iter().filter(|mode| mode.is_possible()).collect();
     let mut all = Rates::new(modes.iter().map(|mode| mode.name));
