@@ -66,8 +66,8 @@ const TICK: Duration = Duration::from_millis(10);
 const TURN: usize = 16_384;
 /// How long packets that are on their way when the trace ends may still take.
 const LINGER: Duration = Duration::from_millis(50);
-/// How long the beginning waits for the rules of the path to be read.
-const RULES_AT_START: Duration = Duration::from_secs(3);
+/// How long the beginning waits for the rules and connections of the path, and for containers' names.
+const LOOK_AT_START: Duration = Duration::from_secs(3);
 /// How long a journey waits for the rules that it met to be read, and those behind it wait with it; and
 /// how many do at most. Listing tens of thousands of rules takes seconds.
 const RULES_WAIT: Duration = Duration::from_secs(5);
@@ -257,12 +257,7 @@ impl<'a> Trace<'a> {
         let mut interrupt = signals(SignalKind::interrupt())?;
         let mut terminate = signals(SignalKind::terminate())?;
         self.sink.start(&self.start_record(kernel))?;
-        self.read_rules().await;
-        // Runtimes have only so long to answer.
-        if self.namer.is_looking() {
-            let containers = self.namer.read().await;
-            self.know(containers);
-        }
+        self.look_first().await;
         self.probes.arm(true)?;
         let began = Instant::now();
         self.say_ready();
@@ -310,15 +305,18 @@ impl<'a> Trace<'a> {
         self.finish(began).await
     }
 
-    /// Reads the rules and connections of the path for as long as that may take before it begins: counters
-    /// of legacy tables tell something only where they were read before.
-    async fn read_rules(&mut self) {
-        let end = tokio::time::Instant::now() + RULES_AT_START;
+    /// Reads the rules and connections of the path, and asks for containers, all at once and for as long
+    /// as that may take before it begins: counters of legacy tables tell something only where they were
+    /// read before.
+    async fn look_first(&mut self) {
+        let end = tokio::time::Instant::now() + LOOK_AT_START;
         self.machine.rules.read_on(now);
-        while self.machine.rules.is_reading() || self.beyond.is_reading() {
+        while self.machine.rules.is_reading() || self.beyond.is_reading() || self.namer.is_looking()
+        {
             select! {
                 read = self.machine.rules.read() => self.take_rules(read),
                 flows = self.beyond.connections() => self.follow_answers(flows),
+                containers = self.namer.read() => self.know(containers),
                 () = sleep_until(end) => break,
             }
             self.machine.rules.read_on(now);
