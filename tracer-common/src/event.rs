@@ -48,6 +48,19 @@ pub mod family {
     pub const ARP: u8 = 1;
 }
 
+/// Whether this is an ICMP error, which quotes the packet that it is about: by [`Tuple::family`],
+/// [`Tuple::proto`] and [`Tuple::l4_kind`].
+#[inline(always)]
+pub const fn is_icmp_error(family: u8, proto: u8, kind: u8) -> bool {
+    match (family, proto) {
+        // Unreachable, source quench, redirect, time exceeded, parameter problem.
+        (family::IPV4, 1) => matches!(kind, 3 | 4 | 5 | 11 | 12),
+        // Unreachable, too big, time exceeded, parameter problem.
+        (family::IPV6, 58) => matches!(kind, 1..=4),
+        _ => false,
+    }
+}
+
 /// Bits of [`Event::flags`].
 pub mod flags {
     /// The first event of this packet id.

@@ -1,7 +1,7 @@
 //! Parses the headers of a packet into a [`Tuple`]. VLAN tags are looked through.
 
 use tracer_common::{
-    event::{Tuple, family},
+    event::{Tuple, family, is_icmp_error},
     filter::{Filter, Macs},
 };
 
@@ -99,20 +99,20 @@ impl Headers {
     /// none.
     #[inline(always)]
     pub fn quoted(&self, bytes_of: impl Bytes, tuple: &Tuple) -> u64 {
-        let own = match (tuple.family, tuple.proto) {
-            _ if tuple.later_fragment != 0 || self.network == 0 => return 0,
-            // Unreachable, source quench, redirect, time exceeded, parameter problem.
-            (family::IPV4, ICMP) if matches!(tuple.l4_kind, 3 | 4 | 5 | 11 | 12) => {
-                let mut first = [0; 1];
-                if !bytes_of.read(self.network, &mut first) {
-                    return 0;
-                }
-                u64::from(first[0] & 0x0f) * 4
+        if tuple.later_fragment != 0
+            || self.network == 0
+            || !is_icmp_error(tuple.family, tuple.proto, tuple.l4_kind)
+        {
+            return 0;
+        }
+        let mut own = 40;
+        if tuple.family == family::IPV4 {
+            let mut first = [0; 1];
+            if !bytes_of.read(self.network, &mut first) {
+                return 0;
             }
-            // Unreachable, too big, time exceeded, parameter problem.
-            (family::IPV6, ICMPV6) if matches!(tuple.l4_kind, 1..=4) => 40,
-            _ => return 0,
-        };
+            own = u64::from(first[0] & 0x0f) * 4;
+        }
         self.network + own + ICMP_HEADER
     }
 

@@ -9,7 +9,10 @@ pub mod wire;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
-use tracer_common::point::Point;
+use tracer_common::{
+    event::{family, is_icmp_error},
+    point::Point,
+};
 
 /// A packet's id: unique for the life of a trace, never 0. It survives NAT and is not reused
 /// when the kernel reuses the packet's memory.
@@ -74,14 +77,12 @@ pub struct Headers {
 impl Headers {
     /// Whether it is an ICMP error, which quotes the packet that it is about.
     pub fn is_icmp_error(&self) -> bool {
-        match (self.family, self.proto) {
-            _ if self.later_fragment => false,
-            // Unreachable, source quench, redirect, time exceeded, parameter problem.
-            (Family::Ipv4, 1) => matches!(self.l4_kind, 3 | 4 | 5 | 11 | 12),
-            // Unreachable, too big, time exceeded, parameter problem.
-            (Family::Ipv6, 58) => matches!(self.l4_kind, 1..=4),
-            _ => false,
-        }
+        let family = match self.family {
+            Family::Ipv4 => family::IPV4,
+            Family::Ipv6 => family::IPV6,
+            Family::Arp | Family::Other => return false,
+        };
+        !self.later_fragment && is_icmp_error(family, self.proto, self.l4_kind)
     }
 }
 
