@@ -190,8 +190,8 @@ impl Entry {
         self.deduced || (!self.told && self.senders == [ANY; 2])
     }
 
-    fn sender(&mut self, direction: Direction) -> &mut Sender {
-        &mut self.senders[usize::from(direction == Direction::Reply)]
+    fn sender(&self, direction: Direction) -> Sender {
+        self.senders[direction as usize]
     }
 }
 
@@ -260,12 +260,7 @@ impl FlowTable {
     }
 
     /// The flow of these packets, if they can be its.
-    fn owner(
-        &mut self,
-        key: Key,
-        told: Option<Direction>,
-        sender: Option<u32>,
-    ) -> Option<Membership> {
+    fn owner(&self, key: Key, told: Option<Direction>, sender: Option<u32>) -> Option<Membership> {
         let fits = |known: &Membership| told.is_none_or(|direction| direction == known.direction);
         let of = |table: &Self, sender| table.keys.get(&(key, sender)).copied().filter(fits);
         let Some(sender) = sender else { return of(self, ANY) };
@@ -273,9 +268,8 @@ impl FlowTable {
             return Some(known);
         }
         let known = of(self, ANY)?;
-        let entry = self.flows.peek_mut(&known.flow)?;
-        matches!(*entry.sender(known.direction), known if known == ANY || known == sender)
-            .then_some(known)
+        let seen = self.flows.peek(&known.flow)?.sender(known.direction);
+        (seen == ANY || seen == sender).then_some(known)
     }
 
     /// Takes note of what a packet has told.
@@ -283,7 +277,7 @@ impl FlowTable {
         let Some(entry) = self.flows.peek_mut(&member.flow) else { return };
         entry.told |= direction;
         let Some(sender) = sender else { return };
-        *entry.sender(member.direction) = sender;
+        entry.senders[member.direction as usize] = sender;
         self.insert((key, sender), member);
     }
 
@@ -334,7 +328,7 @@ impl FlowTable {
     /// how the packet was sent was not seen.
     pub(super) fn connect(
         &mut self,
-        member: Membership,
+        mut member: Membership,
         headers: &Headers,
         connection: &Connection,
     ) -> Membership {
@@ -350,7 +344,6 @@ impl FlowTable {
         if !fits {
             return member;
         }
-        let mut member = member;
         if self.flows.peek(&member.flow).is_some_and(Entry::is_guessed) {
             let owner = [original, reply.reverse()].into_iter().find_map(|key| {
                 self.keys.get(&(key, ANY)).copied().filter(|owner| owner.flow != member.flow)
@@ -450,10 +443,8 @@ impl FlowTable {
         if let Some(asked) = asked {
             return Membership { direction: asked.direction.reverse(), ..asked };
         }
-        let sender = self
-            .flows
-            .peek(&member.flow)
-            .map_or(ANY, |entry| entry.senders[usize::from(member.direction == Direction::Reply)]);
+        let sender =
+            self.flows.peek(&member.flow).map_or(ANY, |entry| entry.sender(member.direction));
         let key = Key::of(first);
         of(key, sender).or_else(|| of(key, ANY)).unwrap_or(member)
     }

@@ -175,8 +175,6 @@ pub struct Probes {
     hooks: HashMap<u32, Hooks>,
     netfilter_works: bool,
     armed: bool,
-    /// Tuples were learned, addresses are published.
-    beyond: (bool, bool),
     /// The kernel side's own log, where it is on.
     log: Option<EbpfLogger<&'static dyn log::Log>>,
 }
@@ -319,7 +317,6 @@ impl Probes {
             hooks: HashMap::new(),
             netfilter_works: hooks.is_ok(),
             armed: false,
-            beyond: (false, false),
             log,
         })
     }
@@ -464,24 +461,26 @@ impl Probes {
     /// # Errors
     /// When the kernel refuses to write the map.
     pub fn look_beyond(&mut self, learned: bool, published: bool) -> anyhow::Result<()> {
-        self.beyond.0 |= learned;
-        self.beyond.1 |= published;
-        self.tell_state()
+        self.change_state(|state| {
+            state.learned |= u32::from(learned);
+            state.published |= u32::from(published);
+        })
     }
 
     fn tell_state(&mut self) -> anyhow::Result<()> {
+        let armed = self.armed.into();
+        let linked = self.netfilter_works.into();
+        let rules = self.watches.sees_every_rule().into();
+        let tracked = self.watches.sees(Point::Conntrack).into();
+        self.change_state(|state| *state = State { armed, linked, rules, tracked, ..*state })
+    }
+
+    fn change_state(&mut self, change: impl FnOnce(&mut State)) -> anyhow::Result<()> {
         let map = self.ebpf.map_mut("STATE").ok_or_else(|| anyhow!("the map STATE is missing"))?;
-        let mut state: Array<_, State> = Array::try_from(map)?;
-        let State { learned, .. } = state.get(&0, 0).unwrap_or_default();
-        let now = State {
-            armed: self.armed.into(),
-            learned: learned | u32::from(self.beyond.0),
-            linked: self.netfilter_works.into(),
-            rules: self.watches.sees_every_rule().into(),
-            tracked: self.watches.sees(Point::Conntrack).into(),
-            published: self.beyond.1.into(),
-        };
-        state.set(0, now, 0).context("cannot write map STATE")
+        let mut map: Array<_, State> = Array::try_from(map)?;
+        let mut state = map.get(&0, 0).unwrap_or_default();
+        change(&mut state);
+        map.set(0, state, 0).context("cannot write map STATE")
     }
 
     /// The ring buffer that events come through. To be taken once.
