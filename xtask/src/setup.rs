@@ -24,6 +24,14 @@ struct Tool {
     why: &'static str,
 }
 
+impl Tool {
+    /// Whether it is installed. The package `busybox` has one that needs libraries, which no guest and no
+    /// container has at first.
+    fn is_there(&self) -> bool {
+        find(self.command).is_some_and(|file| self.command != "busybox" || is_static(&file))
+    }
+}
+
 /// What every test needs.
 const TOOLS: [Tool; 3] = [
     Tool { command: "ip", package: "iproute2", why: "the lab's namespaces, links and routes" },
@@ -68,7 +76,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 /// Installs what is missing. A second run finds everything and is instant.
 pub fn run() -> Result<()> {
     let start = Instant::now();
-    tools(&TOOLS, |tool| find(tool.command).is_some())?;
+    tools(&TOOLS)?;
     if Toolchain::find().is_err() {
         toolchain()?;
     }
@@ -86,21 +94,17 @@ pub fn all() -> Result<()> {
 
 /// Installs what tracing is measured beside, where it is missing.
 pub fn tools_to_compare_with() -> Result<()> {
-    tools(&TOOLS_TO_COMPARE, |tool| find(tool.command).is_some())
+    tools(&TOOLS_TO_COMPARE)
 }
 
 /// Installs what guests need and this machine lacks.
 pub fn tools_for_guests() -> Result<()> {
-    tools(&GUEST_TOOLS, |tool| {
-        let found = find(tool.command);
-        // The package `busybox` has one that needs libraries, which no guest has at first.
-        found.is_some_and(|file| tool.command != "busybox" || is_static(&file))
-    })?;
-    tools(&[VIRTIOFSD], |tool| find(tool.command).is_some())
+    tools(&GUEST_TOOLS)?;
+    tools(&[VIRTIOFSD])
 }
 
-fn tools(tools: &[Tool], is_there: impl Fn(&Tool) -> bool) -> Result<()> {
-    let missing: Vec<&Tool> = tools.iter().filter(|tool| !is_there(tool)).collect();
+fn tools(tools: &[Tool]) -> Result<()> {
+    let missing: Vec<&Tool> = tools.iter().filter(|tool| !tool.is_there()).collect();
     for Tool { command, package, why } in &missing {
         eprintln!("{command} is missing ({why}): package {package}");
     }

@@ -5,7 +5,7 @@ use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::Command};
 
 use anyhow::{Context, Result};
 
-use super::{Tool, find, install, is_static, update};
+use super::{Tool, find, install, update};
 
 const TOOLS: [Tool; 9] = [
     Tool { command: "lxd", package: "lxd", why: "scenarios with LXD" },
@@ -27,10 +27,7 @@ const NO_SERVICES: &str = "#!/bin/sh\nexit 101\n";
 /// Installs those that are missing and that this distribution has. Without one its scenarios are
 /// skipped, so that is told and no error.
 pub fn run() -> Result<()> {
-    let is_there = |tool: &Tool| {
-        find(tool.command).is_some_and(|file| tool.command != "busybox" || is_static(&file))
-    };
-    let missing: Vec<&Tool> = TOOLS.iter().filter(|tool| !is_there(tool)).collect();
+    let missing: Vec<&Tool> = TOOLS.iter().filter(|tool| !tool.is_there()).collect();
     if missing.is_empty() {
         return Ok(());
     }
