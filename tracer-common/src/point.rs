@@ -107,8 +107,6 @@ points! {
 
 /// The part of the network stack that a point belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[cfg_attr(feature = "user", derive(serde::Serialize, serde::Deserialize))]
-#[cfg_attr(feature = "user", serde(rename_all = "snake_case"))]
 pub enum Layer {
     /// Network devices.
     Device,
@@ -130,4 +128,22 @@ pub enum Layer {
     Lifecycle,
     /// The end of a packet.
     End,
+}
+
+impl Layer {
+    /// Its name in the output.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Layer::Device => "device",
+            Layer::Tc => "tc",
+            Layer::Bridge => "bridge",
+            Layer::Netfilter => "netfilter",
+            Layer::Ip => "ip",
+            Layer::Neighbour => "neighbour",
+            Layer::Qdisc => "qdisc",
+            Layer::Socket => "socket",
+            Layer::Lifecycle => "lifecycle",
+            Layer::End => "end",
+        }
+    }
 }

@@ -98,8 +98,7 @@ fn probes(mut offers: Vec<Offer>, asides: Vec<Aside>) -> String {
     let points = offers.into_iter().map(|o| (o.point.name(), o.point.layer(), o.how, o.functions));
     let asides = asides.into_iter().map(|a| (a.name, a.layer, a.how, a.functions));
     let line = |(name, layer, how, functions): (&str, Layer, Result<Mechanism, String>, _)| {
-        let layer = format!("{layer:?}").to_lowercase();
-        format!("{name:<16} {layer:<10} {}\n", watched(&how, functions))
+        format!("{name:<16} {:<10} {}\n", layer.name(), watched(&how, functions))
     };
     points.chain(asides).map(line).collect()
 }

@@ -583,6 +583,9 @@ impl ConntrackState {
 pub struct Captured {
     /// They begin with the link-layer header; else with the network header.
     pub link_header: bool,
+    /// How long the packet is from there on, bytes: more than were captured, where it was cut.
+    #[serde(default)]
+    pub length: u32,
     /// The bytes.
     pub data: bytes::Bytes,
 }

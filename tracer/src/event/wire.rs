@@ -63,6 +63,7 @@ pub fn decode(record: &[u8]) -> Result<Event, WireError> {
     let is_packet = e.flags & flags::CONNECTION == 0 && !behind.is_empty();
     let bytes = is_packet.then(|| Captured {
         link_header: e.link_header != 0,
+        length: e.len.max(e.captured),
         data: Bytes::copy_from_slice(behind),
     });
     let begin = e.flags & flags::BEGIN != 0;

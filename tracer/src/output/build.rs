@@ -50,8 +50,8 @@ impl<N: Names + KernelNames + ?Sized> Builder<'_, N> {
             time: self.clock.wall(journey.start),
             duration_ns: journey.duration,
             direction: match journey.direction {
-                Direction::Original => "original",
-                Direction::Reply => "reply",
+                Direction::Original => record::Direction::Original,
+                Direction::Reply => record::Direction::Reply,
             },
             flow: flow(journey),
             packet: self.packet(journey),
@@ -89,14 +89,15 @@ impl<N: Names + KernelNames + ?Sized> Builder<'_, N> {
                 }
                 record::Hop {
                     t_ns: hop.at,
-                    point: hop.point.name(),
-                    layer: layer(hop),
+                    point: hop.point.name().into(),
+                    layer: hop.point.layer().name().into(),
                     netns: self.netns(hop.place.netns),
                     dev: self.device(hop.place),
                     cpu: hop.cpu,
                     tunneled: hop.tunneled,
                     detail,
                     data: hop.bytes.as_ref().filter(|_| self.data).map(hexadecimal),
+                    captured: hop.bytes.clone(),
                 }
             })
             .collect()
@@ -226,13 +227,6 @@ impl<N: Names + KernelNames + ?Sized> Builder<'_, N> {
             }
         }
         map
-    }
-}
-
-fn layer(hop: &Hop) -> String {
-    match serde_json::to_value(hop.point.layer()) {
-        Ok(Value::String(name)) => name,
-        _ => String::new(),
     }
 }
 

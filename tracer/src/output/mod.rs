@@ -49,6 +49,35 @@ pub trait Sink {
     fn flush(&mut self) -> Result<(), SinkError>;
 }
 
+/// Several sinks, each fed with all.
+#[derive(Default)]
+pub struct Sinks(Vec<Box<dyn Sink>>);
+
+impl Sinks {
+    /// Adds one.
+    pub fn add(&mut self, sink: impl Sink + 'static) {
+        self.0.push(Box::new(sink));
+    }
+}
+
+impl Sink for Sinks {
+    fn start(&mut self, start: &record::Start) -> Result<(), SinkError> {
+        self.0.iter_mut().try_for_each(|sink| sink.start(start))
+    }
+
+    fn journey(&mut self, journey: &record::Journey) -> Result<(), SinkError> {
+        self.0.iter_mut().try_for_each(|sink| sink.journey(journey))
+    }
+
+    fn summary(&mut self, summary: &record::Summary) -> Result<(), SinkError> {
+        self.0.iter_mut().try_for_each(|sink| sink.summary(summary))
+    }
+
+    fn flush(&mut self) -> Result<(), SinkError> {
+        self.0.iter_mut().try_for_each(|sink| sink.flush())
+    }
+}
+
 /// Why results cannot be written.
 #[derive(Debug, thiserror::Error)]
 pub enum SinkError {

@@ -1,14 +1,14 @@
 //! The records that are shown, whole names joined in: what `-o json` prints a line of, what
 //! `pathtrace schema` describes, and what text is rendered from.
 
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::containers::{Container, Namespace};
-use crate::host::containers::Process;
+use crate::{event::Captured, host::containers::Process};
 
 /// One line of `-o json`, or of `pathtrace containers -o json`.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
@@ -27,7 +27,7 @@ pub enum Record {
 }
 
 /// The trace begins: everything is attached.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Start {
     /// Version of pathtrace.
     pub version: String,
@@ -44,7 +44,7 @@ pub struct Start {
 }
 
 /// Something that is told with points, and how it is watched.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Detail {
     /// `nft_chain`, `nft_rule`, `legacy_table` or `confirm`.
     pub detail: String,
@@ -57,7 +57,7 @@ pub struct Detail {
 }
 
 /// A point and how it is watched.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct WatchedPoint {
     /// Name of the point.
     pub point: String,
@@ -66,7 +66,7 @@ pub struct WatchedPoint {
 }
 
 /// A point that is not watched.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct MissingPoint {
     /// Name of the point.
     pub point: String,
@@ -75,7 +75,7 @@ pub struct MissingPoint {
 }
 
 /// One packet's way.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Journey {
     /// Number of the journey in this trace, from 1.
     pub id: u64,
@@ -83,8 +83,8 @@ pub struct Journey {
     pub time: String,
     /// ns from its first to its last hop.
     pub duration_ns: u64,
-    /// `original` or `reply`.
-    pub direction: &'static str,
+    /// Whether it went the way of the flow's first packet.
+    pub direction: Direction,
     /// The flow, as its originating side sent it.
     pub flow: Flow,
     /// This packet, as it was first seen.
@@ -101,8 +101,28 @@ pub struct Journey {
     pub complete: bool,
 }
 
+/// The direction of a packet in its flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Direction {
+    /// As the side that began sends.
+    Original,
+    /// As the other side answers.
+    Reply,
+}
+
+impl Direction {
+    /// Its name in JSON and text.
+    pub fn name(self) -> &'static str {
+        match self {
+            Direction::Original => "original",
+            Direction::Reply => "reply",
+        }
+    }
+}
+
 /// A flow: the same id for both directions.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Flow {
     /// Number of the flow in this trace, from 1.
     pub id: u64,
@@ -131,7 +151,7 @@ pub struct Flow {
 }
 
 /// A packet as it was first seen; unlike its flow, in its own direction.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Packet {
     /// Its id in this trace, hexadecimal; `parent` of a copy or a piece refers to it. Text, for not
     /// every reader of JSON has integers of 64 bits.
@@ -161,7 +181,7 @@ pub struct Packet {
 }
 
 /// What NAT rewrote.
-#[derive(Clone, Debug, Default, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Nat {
     /// Source address.
     pub src: Option<String>,
@@ -174,14 +194,14 @@ pub struct Nat {
 }
 
 /// One sighting.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Hop {
     /// ns since the journey's start.
     pub t_ns: u64,
     /// Name of the point.
-    pub point: &'static str,
+    pub point: Cow<'static, str>,
     /// Its layer.
-    pub layer: String,
+    pub layer: Cow<'static, str>,
     /// The network namespace.
     pub netns: Netns,
     /// The interface; `null` where the packet had none yet.
@@ -200,15 +220,18 @@ pub struct Hop {
     /// `fragment` `parent`; `drop` `reason`, `location`.
     pub detail: Map<String, Value>,
     /// It is in a tunnel's packet here.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub tunneled: bool,
     /// The packet's bytes here, as hexadecimal digits; only with `--snaplen`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data: Option<String>,
+    /// The same bytes, as they were captured: what capture files are made of.
+    #[serde(skip)]
+    pub captured: Option<Captured>,
 }
 
 /// A network namespace.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Netns {
     /// Inode.
     pub inode: u32,
@@ -221,12 +244,12 @@ pub struct Netns {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub process: Option<Process>,
     /// What text calls it.
-    #[serde(skip)]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub label: Option<String>,
 }
 
 /// An interface.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Dev {
     /// Index in its namespace.
     pub ifindex: u32,
@@ -240,12 +263,12 @@ pub struct Dev {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub container: Option<String>,
     /// What text calls that.
-    #[serde(skip)]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub leads_to: Option<String>,
 }
 
 /// How a journey ended.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Outcome {
     /// `transmitted`, `delivered`, `dropped`, `consumed` or `lost`.
     pub kind: OutcomeKind,
@@ -264,15 +287,15 @@ pub struct Outcome {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
     /// Commands or settings that help.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub advice: Vec<String>,
     /// What the sentence rests on.
-    #[serde(skip_serializing_if = "Map::is_empty")]
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
     pub evidence: Map<String, Value>,
 }
 
 /// Kinds of outcome.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OutcomeKind {
     /// Left by a device that ends on this host.
@@ -288,7 +311,7 @@ pub enum OutcomeKind {
 }
 
 /// A rule, or the policy of a base chain, that decided; where only that is known, the base chain.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Rule {
     /// `nftables` (iptables-nft's too), `iptables-legacy` (ip6tables' too) or `ebtables-legacy`.
     pub backend: String,
@@ -316,12 +339,12 @@ pub struct Rule {
     pub text: Option<String>,
     /// It was not seen to decide: going by the rules, nothing else there could have dropped the
     /// packet.
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub inferred: bool,
 }
 
 /// The last line: what was traced.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Summary {
     /// ns from "tracing" to the end.
     pub duration_ns: u64,
@@ -339,7 +362,7 @@ pub struct Summary {
 
 /// How long packets took, by segments of their way; a segment that no packet passed is absent. Dropped
 /// packets count as far as they came.
-#[derive(Clone, Debug, Default, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Latency {
     /// Of all flows.
     pub host: BTreeMap<Segment, Times>,
@@ -355,7 +378,7 @@ pub struct Latency {
 }
 
 /// How long the packets of a flow took, both directions of it.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct FlowLatency {
     /// Number of the flow, as `id` of a journey's `flow`.
     pub flow: u64,
@@ -378,7 +401,9 @@ pub struct FlowLatency {
 /// A part of a packet's way. The host is the network namespace that pathtrace runs in; a NIC is any
 /// interface of it that is no port of a bridge; the routing decision is the last look-up of the way on, or
 /// where there was none, the hook behind it (`nf_forward`, `nf_input`, `nf_output`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Segment {
     /// From its first hop, in another namespace, to its reception at a port of a bridge.
@@ -402,7 +427,7 @@ pub enum Segment {
 }
 
 /// A distribution of times, exact to two digits.
-#[derive(Clone, Copy, Debug, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Times {
     /// How many.
     pub count: u64,
@@ -417,7 +442,7 @@ pub struct Times {
 }
 
 /// Journeys by outcome.
-#[derive(Clone, Copy, Debug, Default, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Outcomes {
     /// Left by a device that ends on this host.
     pub transmitted: u64,
@@ -432,7 +457,7 @@ pub struct Outcomes {
 }
 
 /// Drops of one cause.
-#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct DropCount {
     /// The kernel's reason.
     pub reason: String,
@@ -443,7 +468,7 @@ pub struct DropCount {
 }
 
 /// Events received and lost.
-#[derive(Clone, Copy, Debug, Default, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Events {
     /// Received.
     pub received: u64,
@@ -452,7 +477,7 @@ pub struct Events {
 }
 
 /// Events or packets given up, by cause.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LostEvents {
     /// The ring buffer was full.
     pub ring_full: u64,

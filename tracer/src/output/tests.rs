@@ -388,11 +388,11 @@ fn a_dropped_packet_as_json() {
     );
     assert_eq!(
         json["hops"][0]["netns"],
-        serde_json::json!({"inode": 1, "name": "netns-7", "container": "lxd:c1"})
+        serde_json::json!({"inode": 1, "name": "netns-7", "container": "lxd:c1", "label": "c1"})
     );
     assert_eq!(
         json["hops"][3]["dev"],
-        serde_json::json!({"ifindex": 5, "name": "veth5", "bridge": "lxdbr0", "container": "lxd:c1"})
+        serde_json::json!({"ifindex": 5, "name": "veth5", "bridge": "lxdbr0", "container": "lxd:c1", "leads_to": "c1"})
     );
     assert_eq!(
         json["hops"][8]["detail"],
@@ -652,5 +652,16 @@ fn containers_as_json_fit_the_schema_and_keep_their_names() {
     let schema = jsonschema::validator_for(&schema()).unwrap();
     for line in lines {
         assert!(schema.is_valid(&line), "{line}");
+    }
+}
+
+#[test]
+fn records_that_are_read_back_are_the_same() {
+    for journey in [dropped(), translated()] {
+        let written = serde_json::to_string(&journey).unwrap();
+        let read: record::Journey = serde_json::from_str(&written).unwrap();
+
+        assert_eq!(serde_json::to_string(&read).unwrap(), written);
+        assert_eq!(text(Hops::All, &read), text(Hops::All, &journey));
     }
 }

@@ -246,8 +246,13 @@ fn header(journey: &Journey) -> String {
     if !packet.info.is_empty() {
         let _ = write!(text, "  {}", escape(&packet.info));
     }
-    let _ =
-        write!(text, "  {} bytes  flow {} {}", journey.length, journey.flow.id, journey.direction);
+    let _ = write!(
+        text,
+        "  {} bytes  flow {} {}",
+        journey.length,
+        journey.flow.id,
+        journey.direction.name()
+    );
     let Nat { src, sport, dst, dport } = &journey.nat;
     for (kind, address, port, before) in
         [("snat", src, sport, &packet.src), ("dnat", dst, dport, &packet.dst)]
@@ -308,7 +313,7 @@ fn line(hop: &Hop, point: impl Into<String>, detail: String) -> Line {
 }
 
 fn every(hop: &Hop) -> Line {
-    line(hop, hop.point, details(hop))
+    line(hop, &*hop.point, details(hop))
 }
 
 /// One line a layer and device: tc, queue and driver of a device are its one line, and so is what
@@ -326,7 +331,7 @@ fn main_lines(journey: &Journey) -> Vec<Line> {
     let mut open: Option<Open> = None;
     let mut flooded = false;
     for (index, hop) in hops.iter().enumerate() {
-        let group = match hop.point {
+        let group = match &*hop.point {
             "drop" | "consume" => continue,
             "socket" if hop.detail.is_empty() => continue,
             "ip_receive" | "ip_forward" | "ip_local_deliver" | "ip_output"
@@ -354,12 +359,12 @@ fn main_lines(journey: &Journey) -> Vec<Line> {
         let joins = open.as_ref().is_some_and(|open| {
             open.group == group
                 && match group {
-                    "hook" => matches!(hop.point, "nat" | "conntrack"),
+                    "hook" => matches!(&*hop.point, "nat" | "conntrack"),
                     "egress" | "ingress" => open.place == here,
                     _ => false,
                 }
         });
-        let detail = match hop.point {
+        let detail = match &*hop.point {
             "qdisc_enqueue" => String::new(),
             "conntrack" if joins => tracked(hop),
             _ if group == "bridge" && std::mem::take(&mut flooded) => "flooded".to_owned(),
@@ -368,7 +373,7 @@ fn main_lines(journey: &Journey) -> Vec<Line> {
         match lines.last_mut().filter(|_| joins) {
             Some(last) => {
                 if group == "egress" {
-                    hop.point.clone_into(&mut last.point);
+                    hop.point.as_ref().clone_into(&mut last.point);
                 }
                 if !detail.is_empty() {
                     if !last.detail.is_empty() {
@@ -377,7 +382,7 @@ fn main_lines(journey: &Journey) -> Vec<Line> {
                     last.detail.push_str(&detail);
                 }
             }
-            None => lines.push(line(hop, hop.point, detail)),
+            None => lines.push(line(hop, &*hop.point, detail)),
         }
         open = Some(Open { group, place: here });
     }
@@ -387,7 +392,7 @@ fn main_lines(journey: &Journey) -> Vec<Line> {
 /// Whether the bridge does more with the packet: its line is its last word, wherever hooks and
 /// look-ups stand between.
 fn goes_on_in_bridge(later: &[Hop]) -> bool {
-    let next = later.iter().find(|hop| !matches!(hop.layer.as_str(), "netfilter" | "ip"));
+    let next = later.iter().find(|hop| !matches!(&*hop.layer, "netfilter" | "ip"));
     next.is_some_and(|hop| hop.layer == "bridge")
 }
 
@@ -412,7 +417,7 @@ fn details(hop: &Hop) -> String {
     let number = |key: &str| hop.detail.get(key).and_then(Value::as_u64);
     let mut parts: Vec<String> = Vec::new();
     let mut put = |part: Option<String>| parts.extend(part);
-    match hop.point {
+    match &*hop.point {
         "nat" => {
             put(get("kind").map(|kind| {
                 format!(

@@ -8,10 +8,11 @@ mod dump;
 mod machine;
 mod nft_trace;
 mod rules;
+mod sinks;
 
 use std::{
     collections::{BTreeSet, VecDeque},
-    io::{self, BufWriter, Write as _},
+    io::{self, Write as _},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -29,7 +30,7 @@ use tokio::{
 use tracer_common::{filter::Filter, track::Flow};
 
 use crate::{
-    cli::{self, TraceArgs},
+    cli::TraceArgs,
     event::wire,
     explain::{HarmlessEnds, explain},
     host::{
@@ -44,9 +45,8 @@ use crate::{
     },
     journey::{Assembler, Chronicle, Journey, Limits},
     output::{
-        Builder, Clock, Hops, Json, Sink, SinkError, Tally, Text,
+        Builder, Clock, Sink as _, SinkError, Sinks, Tally,
         record::{Detail, Events, LostEvents, MissingPoint, OutcomeKind, Start, WatchedPoint},
-        use_colour,
     },
     probe::{self, Aside, Mechanism, Mechanisms, Offer, Probes, Request, Tables, Types},
     select::{self, Selection},
@@ -169,7 +169,7 @@ struct Trace<'a> {
     chronicle: Chronicle,
     /// Journeys that are to be shown next, and since when.
     waiting: VecDeque<(Instant, Journey)>,
-    sink: Box<dyn Sink>,
+    sinks: Sinks,
     tally: Tally,
     clock: Clock,
     /// A new look at the machine, under way.
@@ -239,7 +239,7 @@ impl<'a> Trace<'a> {
             // Those that settle need a moment more than that to come here.
             chronicle: Chronicle::new(limits.settle_after * 3 / 2, limits.in_flight),
             waiting: VecDeque::new(),
-            sink: sink(args),
+            sinks: sinks::of(args),
             tally: Tally::default(),
             clock: Clock { offset: monotonic_to_wall() },
             looking: None,
@@ -256,7 +256,7 @@ impl<'a> Trace<'a> {
     async fn run(&mut self, kernel: &Kernel) -> Result<(), Stop> {
         let mut interrupt = signals(SignalKind::interrupt())?;
         let mut terminate = signals(SignalKind::terminate())?;
-        self.sink.start(&self.start_record(kernel))?;
+        self.sinks.start(&self.start_record(kernel))?;
         self.look_first().await;
         self.probes.arm(true)?;
         let began = Instant::now();
@@ -349,7 +349,7 @@ impl<'a> Trace<'a> {
         }
         log::info!("the table of followed packets holds {} at the end", self.tables.followed());
         let events = self.event_counts()?;
-        self.sink.summary(&self.tally.summary(nanoseconds(duration), events))?;
+        self.sinks.summary(&self.tally.summary(nanoseconds(duration), events))?;
         match self.dump.take() {
             Some(dump) => Ok(dump.finish()?),
             None => Ok(()),
@@ -517,11 +517,11 @@ impl<'a> Trace<'a> {
             let wanted = !self.args.drops || record.outcome.kind == OutcomeKind::Dropped;
             if wanted {
                 self.shown += 1;
-                self.sink.journey(&record)?;
+                self.sinks.journey(&record)?;
             }
         }
         if !journeys.is_empty() {
-            self.sink.flush()?;
+            self.sinks.flush()?;
         }
         Ok(())
     }
@@ -652,20 +652,6 @@ impl<'a> Trace<'a> {
         );
         // Nobody may be there to read it.
         let _ = io::stderr().write_all(line.as_bytes());
-    }
-}
-
-fn sink(args: &TraceArgs) -> Box<dyn Sink> {
-    let out = BufWriter::with_capacity(64 << 10, io::stdout());
-    let hops = match args.hops {
-        cli::Hops::All => Hops::All,
-        cli::Hops::Main => Hops::Main,
-    };
-    match args.output {
-        cli::Format::Json => Box::new(Json::new(out)),
-        cli::Format::Auto | cli::Format::Text => {
-            Box::new(Text::new(out, hops, use_colour(&io::stdout())).with_latency(args.latency))
-        }
     }
 }
 
