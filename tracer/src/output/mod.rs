@@ -9,6 +9,7 @@ mod describe;
 pub mod escape;
 mod json;
 mod latency;
+mod path;
 pub mod record;
 mod tally;
 #[cfg(test)]

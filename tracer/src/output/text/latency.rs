@@ -5,8 +5,10 @@ use std::{
     fmt::{Display, Formatter, Result},
 };
 
-use super::{duration, end};
-use crate::output::record::{FlowLatency, Latency, Segment, Times};
+use crate::output::{
+    path::{duration, end},
+    record::{FlowLatency, Latency, Segment, Times},
+};
 
 /// Flows that are shown.
 const FLOWS: usize = 5;

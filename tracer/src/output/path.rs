@@ -1,0 +1,268 @@
+//! A packet's path as lines of words: a line a point, or a line a layer and device. What text, the
+//! report and others show of hops, addresses and times is said here, safe for a terminal.
+
+use std::fmt::Write as _;
+
+use serde_json::Value;
+
+use super::{
+    escape::escape,
+    record::{Hop, Journey, Netns},
+};
+
+/// One line of the path.
+pub(super) struct Line {
+    /// When, since the journey's start.
+    pub time: String,
+    /// Namespace and interface.
+    pub place: String,
+    /// Name of the point that stands for the line.
+    pub point: String,
+    /// What the points told.
+    pub detail: String,
+    /// The first and the last hop that it stands for: indices in the journey's.
+    pub hops: (usize, usize),
+}
+
+/// An end of a packet and who it is.
+pub(super) fn named(end: String, name: Option<&str>) -> String {
+    match name {
+        Some(name) => format!("{end} ({})", escape(name)),
+        None => end,
+    }
+}
+
+/// `10.0.0.2`, `10.0.0.2:53`, `[fd00::2]:53`
+pub(super) fn end(address: Option<&str>, port: Option<u16>) -> String {
+    match (address, port) {
+        (None, _) => "?".to_owned(),
+        (Some(address), None) => address.to_owned(),
+        (Some(address), Some(port)) if address.contains(':') => format!("[{address}]:{port}"),
+        (Some(address), Some(port)) => format!("{address}:{port}"),
+    }
+}
+
+/// A namespace by its name, else its inode.
+pub(super) fn netns(netns: &Netns) -> String {
+    match &netns.label {
+        Some(label) => escape(label).into_owned(),
+        None if netns.inode == 0 => "?".to_owned(),
+        None => netns.inode.to_string(),
+    }
+}
+
+/// `c1:eth0`, `host:veth5 (c1)`
+pub(super) fn place(hop: &Hop) -> String {
+    let netns = netns(&hop.netns);
+    let Some(dev) = &hop.dev else { return netns };
+    let device = match &dev.name {
+        Some(name) => format!("{netns}:{}", escape(name)),
+        None => format!("{netns}:if{}", dev.ifindex),
+    };
+    match &dev.leads_to {
+        Some(container) => format!("{device} ({})", escape(container)),
+        None => device,
+    }
+}
+
+fn line(index: usize, hop: &Hop, point: impl Into<String>, detail: String) -> Line {
+    Line {
+        time: format!("+{}", duration(hop.t_ns)),
+        place: place(hop),
+        point: point.into(),
+        detail,
+        hops: (index, index),
+    }
+}
+
+/// A line for every hop.
+pub(super) fn all_lines(journey: &Journey) -> Vec<Line> {
+    let every = |(index, hop): (usize, &Hop)| line(index, hop, &*hop.point, details(hop));
+    journey.hops.iter().enumerate().map(every).collect()
+}
+
+/// One line a layer and device: tc, queue and driver of a device are its one line, and so is what
+/// a bridge does with a packet; rewrites and connection tracking belong to the hook that they are
+/// in; steps of IP, look-ups of the way back, sockets without a reader and the end itself have none,
+/// unless the outcome is about them.
+pub(super) fn main_lines(journey: &Journey) -> Vec<Line> {
+    /// What the last line stands for, as far as another hop can join it.
+    struct Open {
+        group: &'static str,
+        place: String,
+    }
+    let hops = &journey.hops;
+    let mut lines: Vec<Line> = Vec::new();
+    let mut open: Option<Open> = None;
+    let mut flooded = false;
+    for (index, hop) in hops.iter().enumerate() {
+        let group = match &*hop.point {
+            "drop" | "consume" => continue,
+            "socket" if hop.detail.is_empty() => continue,
+            "ip_receive" | "ip_forward" | "ip_local_deliver" | "ip_output"
+                if index != journey.outcome.hop =>
+            {
+                continue;
+            }
+            "route" if hop.detail.get("reverse").is_some() && index != journey.outcome.hop => {
+                continue;
+            }
+            _ if hop.layer == "bridge" => {
+                let more = goes_on_in_bridge(&hops[index + 1..]);
+                flooded |= hop.point == "bridge_flood" && more;
+                if more {
+                    continue;
+                }
+                "bridge"
+            }
+            "dev_queue" | "tc_egress" | "qdisc_enqueue" | "qdisc_dequeue" | "dev_xmit" => "egress",
+            "dev_receive" | "tc_ingress" => "ingress",
+            _ if hop.layer == "netfilter" => "hook",
+            _ => "",
+        };
+        let here = place(hop);
+        let joins = open.as_ref().is_some_and(|open| {
+            open.group == group
+                && match group {
+                    "hook" => matches!(&*hop.point, "nat" | "conntrack"),
+                    "egress" | "ingress" => open.place == here,
+                    _ => false,
+                }
+        });
+        let detail = match &*hop.point {
+            "qdisc_enqueue" => String::new(),
+            "conntrack" if joins => tracked(hop),
+            _ if group == "bridge" && std::mem::take(&mut flooded) => "flooded".to_owned(),
+            _ => details(hop),
+        };
+        match lines.last_mut().filter(|_| joins) {
+            Some(last) => {
+                last.hops.1 = index;
+                if group == "egress" {
+                    hop.point.as_ref().clone_into(&mut last.point);
+                }
+                if !detail.is_empty() {
+                    if !last.detail.is_empty() {
+                        last.detail.push_str(", ");
+                    }
+                    last.detail.push_str(&detail);
+                }
+            }
+            None => lines.push(line(index, hop, &*hop.point, detail)),
+        }
+        open = Some(Open { group, place: here });
+    }
+    lines
+}
+
+/// Whether the bridge does more with the packet: its line is its last word, wherever hooks and
+/// look-ups stand between.
+fn goes_on_in_bridge(later: &[Hop]) -> bool {
+    let next = later.iter().find(|hop| !matches!(&*hop.layer, "netfilter" | "ip"));
+    next.is_some_and(|hop| hop.layer == "bridge")
+}
+
+/// `ct established`, with the mark if there is one.
+fn tracked(hop: &Hop) -> String {
+    let mut text =
+        format!("ct {}", hop.detail.get("state").map(plain).as_deref().unwrap_or_default());
+    if let Some(mark) = mark(hop) {
+        let _ = write!(text, " {mark}");
+    }
+    text
+}
+
+fn mark(hop: &Hop) -> Option<String> {
+    let mark = hop.detail.get("mark").and_then(Value::as_u64).filter(|mark| *mark != 0)?;
+    Some(format!("mark {mark:#x}"))
+}
+
+/// What the point told, in words.
+pub(super) fn details(hop: &Hop) -> String {
+    let get = |key: &str| hop.detail.get(key).map(plain);
+    let number = |key: &str| hop.detail.get(key).and_then(Value::as_u64);
+    let mut parts: Vec<String> = Vec::new();
+    let mut put = |part: Option<String>| parts.extend(part);
+    match &*hop.point {
+        "nat" => {
+            put(get("kind").map(|kind| {
+                format!(
+                    "{kind} {} → {}",
+                    get("from").unwrap_or_default(),
+                    get("to").unwrap_or_default()
+                )
+            }));
+        }
+        "conntrack" => {
+            put(get("state"));
+            let status = hop.detail.get("status").and_then(Value::as_array);
+            let status: Vec<_> = status.into_iter().flatten().map(plain).collect();
+            put((!status.is_empty()).then(|| status.join(",")));
+            put(mark(hop));
+        }
+        "route" => {
+            put(get("error").map(|error| format!("no route: {error}")));
+            put(get("gateway").map(|gateway| format!("via {gateway}")));
+            put(get("oif").map(|oif| format!("dev {oif}")));
+            put(get("type").filter(|kind| kind != "unicast"));
+            put(get("table").map(|table| format!("table {table}")));
+            let rule = |key: &str| hop.detail.get("rule").and_then(|rule| rule.get(key)).map(plain);
+            if let (Some(priority), Some(text)) = (rule("priority"), rule("text")) {
+                put(Some(format!("by rule {priority}: {text}")));
+            }
+            put(get("reverse").map(|_| "way back".to_owned()));
+        }
+        "neigh" => {
+            put(get("state"));
+            put(get("lladdr"));
+        }
+        "qdisc_enqueue" | "qdisc_dequeue" => {
+            put(get("kind"));
+            put(get("handle"));
+            put(number("delay_ns").map(|delay| format!("waited {}", duration(delay))));
+        }
+        "socket" => {
+            put(get("comm"));
+            put(get("pid").map(|pid| format!("pid {pid}")));
+        }
+        "clone" | "copy" | "segment" | "fragment" => {
+            put(get("parent").map(|parent| format!("of packet {parent}")))
+        }
+        "drop" | "consume" => {
+            put(get("reason"));
+            put(get("location"));
+        }
+        _ => {
+            put(get("family").filter(|family| family == "bridge"));
+            put(get("bridged").map(|_| "bridged".to_owned()));
+            put(get("verdict"));
+            put(number("spent_ns").map(|spent| format!("in {}", duration(spent))));
+        }
+    }
+    if hop.tunneled {
+        parts.push("in a tunnel".to_owned());
+    }
+    parts.join(" ")
+}
+
+/// A value of a detail, safe to print.
+pub(super) fn plain(value: &Value) -> String {
+    match value {
+        Value::String(text) => escape(text).into_owned(),
+        other => escape(&other.to_string()).into_owned(),
+    }
+}
+
+/// `850 ns`, `12.3 µs`, `4.1 ms`, `2.0 s`
+pub(super) fn duration(ns: u64) -> String {
+    let scaled = |unit: u64, name: &str| {
+        let tenths = ns / (unit / 10);
+        format!("{}.{} {name}", tenths / 10, tenths % 10)
+    };
+    match ns {
+        0..1_000 => format!("{ns} ns"),
+        1_000..1_000_000 => scaled(1_000, "µs"),
+        1_000_000..1_000_000_000 => scaled(1_000_000, "ms"),
+        _ => scaled(1_000_000_000, "s"),
+    }
+}
