@@ -11,6 +11,7 @@ mod json;
 mod latency;
 mod path;
 pub mod record;
+mod report;
 mod tally;
 #[cfg(test)]
 mod tests;
@@ -18,6 +19,7 @@ mod text;
 
 pub use build::{Builder, Clock};
 pub use json::{Json, schema};
+pub use report::Report;
 pub use tally::Tally;
 pub use text::{Hops, Text, use_colour};
 

@@ -426,6 +426,23 @@ pub enum Segment {
     Whole,
 }
 
+impl Segment {
+    /// What people call it.
+    pub fn title(self) -> &'static str {
+        match self {
+            Segment::ContainerToBridge => "container → bridge",
+            Segment::Bridge => "bridge",
+            Segment::BridgeToRoute => "bridge → route",
+            Segment::NicToRoute => "nic → route",
+            Segment::RouteToBridge => "route → bridge",
+            Segment::RouteToNic => "route → nic",
+            Segment::BridgeToContainer => "bridge → container",
+            Segment::QdiscWait => "qdisc wait",
+            Segment::Whole => "whole way",
+        }
+    }
+}
+
 /// A distribution of times, exact to two digits.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Times {

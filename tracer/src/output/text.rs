@@ -9,7 +9,7 @@ use super::{
     Sink, SinkError,
     escape::escape,
     path::{Line, all_lines, duration, end, main_lines, named, place, plain},
-    record::{Journey, Nat, OutcomeKind, Start, Summary},
+    record::{Journey, LostEvents, Nat, OutcomeKind, Start, Summary},
 };
 use anstyle::{AnsiColor, Style};
 
@@ -192,25 +192,11 @@ impl<W: Write> Sink for Text<W> {
                 None => writeln!(self.out)?,
             }
         }
-        let lost = &summary.events.lost;
-        let losses = [
-            (lost.ring_full, "events lost: the ring buffer was full"),
-            (lost.tracking_full, "packets not followed: the table of followed packets was full"),
-            (lost.behind, "packets not followed: events came faster than they were taken"),
-            (lost.probe_missed, "sightings missed: a program could not run"),
-            (lost.learned_full, "replies not followed: the table of learned replies was full"),
-            (lost.journeys_evicted, "journeys ended early: too many at once"),
-            (lost.flows_evicted, "flows forgotten: too many at once"),
-            (lost.late, "events too late or twice"),
-            (lost.undecodable, "records that could not be read"),
-            (
-                lost.nft_trace,
-                "traced rules lost: the kernel told of them faster than they were taken",
-            ),
-        ];
         writeln!(self.out, "  {} events received", summary.events.received)?;
         let doubt = self.styles.doubt;
-        for (count, what) in losses.into_iter().filter(|(count, _)| *count != 0) {
+        for (count, what) in
+            losses(&summary.events.lost).into_iter().filter(|(count, _)| *count != 0)
+        {
             writeln!(self.out, "  {doubt}{count} {what}{doubt:#}")?;
         }
         if self.latency {
@@ -222,6 +208,22 @@ impl<W: Write> Sink for Text<W> {
     fn flush(&mut self) -> Result<(), SinkError> {
         Ok(self.out.flush()?)
     }
+}
+
+/// What was lost, and in which words that is told.
+pub(super) fn losses(lost: &LostEvents) -> [(u64, &'static str); 10] {
+    [
+        (lost.ring_full, "events lost: the ring buffer was full"),
+        (lost.tracking_full, "packets not followed: the table of followed packets was full"),
+        (lost.behind, "packets not followed: events came faster than they were taken"),
+        (lost.probe_missed, "sightings missed: a program could not run"),
+        (lost.learned_full, "replies not followed: the table of learned replies was full"),
+        (lost.journeys_evicted, "journeys ended early: too many at once"),
+        (lost.flows_evicted, "flows forgotten: too many at once"),
+        (lost.late, "events too late or twice"),
+        (lost.undecodable, "records that could not be read"),
+        (lost.nft_trace, "traced rules lost: the kernel told of them faster than they were taken"),
+    ]
 }
 
 /// `#17 icmp 10.0.0.2 → 203.0.113.8  echo request id 7 seq 1  98 bytes  flow 3 original  snat 198.51.100.10`

@@ -48,7 +48,7 @@ fn segments(f: &mut Formatter<'_>, times: &BTreeMap<Segment, Times>) -> Result {
     times.iter().try_for_each(|(segment, times)| {
         let Times { count, p50_ns, p90_ns, p99_ns, max_ns } = *times;
         let [p50, p90, p99, max] = [p50_ns, p90_ns, p99_ns, max_ns].map(duration);
-        row(f, &format!("  {}", name(*segment)), [count.to_string(), p50, p90, p99, max])
+        row(f, &format!("  {}", segment.title()), [count.to_string(), p50, p90, p99, max])
     })
 }
 
@@ -64,18 +64,4 @@ fn row(f: &mut Formatter<'_>, name: &str, cells: [String; 5]) -> Result {
 fn head(flow: &FlowLatency) -> String {
     let (src, dst) = (flow.src.as_deref(), flow.dst.as_deref());
     format!("flow {} {} {} → {}", flow.flow, flow.proto, end(src, flow.sport), end(dst, flow.dport))
-}
-
-fn name(segment: Segment) -> &'static str {
-    match segment {
-        Segment::ContainerToBridge => "container → bridge",
-        Segment::Bridge => "bridge",
-        Segment::BridgeToRoute => "bridge → route",
-        Segment::NicToRoute => "nic → route",
-        Segment::RouteToBridge => "route → bridge",
-        Segment::RouteToNic => "route → nic",
-        Segment::BridgeToContainer => "bridge → container",
-        Segment::QdiscWait => "qdisc wait",
-        Segment::Whole => "whole way",
-    }
 }
