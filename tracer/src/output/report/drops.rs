@@ -2,7 +2,10 @@
 
 use std::collections::HashMap;
 
-use crate::output::record::{Journey, OutcomeKind, Rule};
+use crate::output::{
+    path::place,
+    record::{Journey, OutcomeKind, Rule},
+};
 
 /// Most causes told apart.
 const MOST: usize = 500;
@@ -12,6 +15,8 @@ const MOST: usize = 500;
 pub(super) struct Cause {
     /// The kernel's reason.
     pub reason: String,
+    /// Where they were.
+    pub place: String,
     /// Who decided, in one line, with its text.
     pub rule: Option<String>,
     /// The sentence of the first of them.
@@ -24,10 +29,10 @@ pub(super) struct Cause {
     pub count: u64,
 }
 
-/// Causes by reason, rule and function.
+/// Causes by reason, rule and place.
 #[derive(Debug, Default)]
 pub(super) struct Drops {
-    causes: HashMap<(String, Option<String>, Option<String>), Cause>,
+    causes: HashMap<(String, Option<String>, String), Cause>,
     /// Dropped packets of causes beyond the most that are told apart.
     pub others: u64,
 }
@@ -41,16 +46,16 @@ impl Drops {
         }
         let reason = outcome.reason.clone().unwrap_or_else(|| "unknown".to_owned());
         let rule = outcome.rule.as_ref().map(Rule::line);
-        // What the same function does for several reasons, and several functions for none.
-        let location = outcome.location.as_deref().map(function).map(str::to_owned);
-        let key = (reason, rule, location);
+        let place = journey.hops.get(outcome.hop).map(place).unwrap_or_default();
+        let key = (reason, rule, place);
         if self.causes.len() >= MOST && !self.causes.contains_key(&key) {
             self.others += 1;
             return;
         }
-        let reason = key.0.clone();
+        let (reason, _, place) = key.clone();
         let cause = self.causes.entry(key).or_insert_with(|| Cause {
             reason,
+            place,
             rule: outcome.rule.as_ref().map(with_text),
             why: outcome.why.clone(),
             advice: outcome.advice.clone(),
@@ -68,10 +73,6 @@ impl Drops {
         });
         causes
     }
-}
-
-fn function(location: &str) -> &str {
-    location.split_once('+').map_or(location, |(function, _)| function)
 }
 
 fn with_text(rule: &Rule) -> String {

@@ -4,15 +4,18 @@ use std::collections::{BTreeMap, HashMap};
 
 use hdrhistogram::Histogram;
 
+use super::sample::Sample;
 use crate::output::{
-    path::{Line, main_lines},
-    record::{Direction, Flow, Hop, Journey, Nat, OutcomeKind, Rule},
+    path::{Line, main_lines, netns},
+    record::{Direction, Flow, Journey, Nat, OutcomeKind, Rule},
 };
 
 /// Flows that are shown, ways of one, and packets of a way that are shown whole.
 const FLOWS: usize = 1_000;
 const WAYS: usize = 12;
 const EXAMPLES: usize = 2;
+/// Packets of a way whose times give the median of a step.
+const TIMED: usize = 32;
 
 /// All flows.
 #[derive(Debug, Default)]
@@ -79,7 +82,7 @@ pub(super) struct Step {
     /// It is the one that the outcome is about.
     pub is_end: bool,
     /// ns since the step before.
-    pub times: Times,
+    pub times: Sample<u64>,
 }
 
 /// A distribution of ns, exact to two digits.
@@ -93,7 +96,8 @@ impl Times {
             self.0 = Histogram::new(2).ok();
         }
         if let Some(times) = &mut self.0 {
-            times.saturating_record(ns);
+            // It grows by itself as far as a u64 goes.
+            let _ = times.record(ns);
         }
     }
 
@@ -232,7 +236,7 @@ impl Way {
 
 impl Step {
     fn new(journey: &Journey, line: &Line) -> Self {
-        let netns = journey.hops.get(line.hops.0).map_or_else(String::new, |hop| netns(hop));
+        let netns = journey.hops.get(line.hops.0).map(|hop| netns(&hop.netns)).unwrap_or_default();
         let device = line.place.strip_prefix(&netns).unwrap_or(&line.place);
         Self {
             device: device.trim_start_matches(':').to_owned(),
@@ -240,11 +244,7 @@ impl Step {
             point: line.point.clone(),
             detail: line.detail.clone(),
             is_end: (line.hops.0..=line.hops.1).contains(&journey.outcome.hop),
-            times: Times::default(),
+            times: Sample::of(TIMED),
         }
     }
-}
-
-fn netns(hop: &Hop) -> String {
-    crate::output::path::netns(&hop.netns)
 }

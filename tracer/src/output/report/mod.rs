@@ -8,6 +8,7 @@ mod drops;
 mod flows;
 mod page;
 mod plot;
+mod sample;
 mod timeline;
 
 use std::io::Write;

@@ -101,12 +101,13 @@ fn head(start: Option<&Start>, summary: &Summary) -> Markup {
 fn causes(drops: &Drops) -> Markup {
     html! {
         table {
-            thead { tr { th .number { "Packets" } th { "Reason" } th { "By" } th { "Why, and what to try" } th { "Flow" } } }
+            thead { tr { th .number { "Packets" } th { "Reason" } th { "At" } th { "By" } th { "Why, and what to try" } th { "Flow" } } }
             tbody {
                 @for cause in drops.by_count() {
                     tr {
                         td .number .bad { "✗ " (cause.count) }
                         td { code { (escape(&cause.reason)) } }
+                        td { (cause.place) }
                         td { @if let Some(rule) = &cause.rule { code { (escape(rule)) } } }
                         td {
                             @if let Some(why) = &cause.why { (escape(why)) }
@@ -133,7 +134,7 @@ fn story(told: &Told) -> Markup {
                 @if dropped != 0 { span .bad { "✗ " (dropped) " dropped" } " " }
                 b { (escape(&flow.proto)) " " (src) " → " (dst) }
                 span .faint {
-                    " " (told.packets[0]) " → " (told.packets[1]) " ← packets, "
+                    " → " (told.packets[0]) ", ← " (told.packets[1]) " packets, "
                     (told.bytes[0] + told.bytes[1]) " bytes"
                     @if let (Some(p50), Some(p99)) = (told.times.at(0.5), told.times.at(0.99)) {
                         ", p50 " (duration(p50)) ", p99 " (duration(p99))
@@ -188,7 +189,7 @@ fn drawn_step(step: &Step, kind: OutcomeKind) -> Markup {
             @if ends { (if kind == OutcomeKind::Dropped { "✗ " } else { "? " }) }
             (step.point)
             @if !step.detail.is_empty() { " " span .detail { (step.detail) } }
-            @if let Some(p50) = step.times.at(0.5).filter(|p50| *p50 != 0) {
+            @if let Some(p50) = step.times.median().filter(|p50| *p50 != 0) {
                 span .faint title="median time since the step before" { " +" (duration(p50)) }
             }
         }
@@ -236,10 +237,10 @@ fn latency(summary: &Summary, timeline: &Timeline) -> Markup {
                 }
             }
         }
-        @if !timeline.dots().is_empty() {
+        @if !timeline.0.items().is_empty() {
             h3 { "Packets in time, by how long each took; ✗ was dropped" }
-            (plot::timeline(timeline.dots()))
-            @if timeline.every() > 1 { p .faint { "One of " (timeline.every()) " packets is drawn." } }
+            (plot::timeline(timeline.0.items()))
+            @if timeline.0.every() > 1 { p .faint { "One of " (timeline.0.every()) " packets is drawn." } }
         }
     }
 }

@@ -96,12 +96,12 @@ fn a_file_without_a_packet_is_a_page_too() {
 }
 
 #[test]
-fn of_many_packets_an_even_sample_is_drawn() {
-    let mut timeline = timeline::Timeline::default();
-    let journey = translated();
+fn of_many_items_an_even_sample_is_kept() {
+    let mut sample = sample::Sample::of(100);
 
-    (0..10_000).for_each(|_| timeline.add(&journey));
+    (0..1_000_u64).for_each(|n| sample.add(n));
 
-    assert_eq!(timeline.every(), 4);
-    assert!((2_000..=4_000).contains(&timeline.dots().len()), "{}", timeline.dots().len());
+    assert_eq!(sample.every(), 16);
+    assert!(sample.items().iter().enumerate().all(|(at, n)| *n == 16 * at as u64));
+    assert_eq!(sample.median(), Some(496));
 }

@@ -1,5 +1,6 @@
 //! When which packet took how long.
 
+use super::sample::Sample;
 use crate::output::record::{Journey, OutcomeKind};
 
 /// Packets that are drawn.
@@ -16,48 +17,22 @@ pub(super) struct Dot {
     pub kind: OutcomeKind,
 }
 
-/// A sample of packets, evenly taken: where there are more than can be drawn, every second, fourth, … of them
-/// stays. Drops go by the same rule; their number is told elsewhere.
+/// A sample of all packets. Drops go by the same rule; their number is told elsewhere.
 #[derive(Debug)]
-pub(super) struct Timeline {
-    dots: Vec<Dot>,
-    every: u64,
-    seen: u64,
-}
+pub(super) struct Timeline(pub Sample<Dot>);
 
 impl Default for Timeline {
     fn default() -> Self {
-        Self { dots: Vec::new(), every: 1, seen: 0 }
+        Self(Sample::of(MOST))
     }
 }
 
 impl Timeline {
-    /// Takes a journey, if it is one of those that are drawn.
+    /// Takes a journey.
     pub fn add(&mut self, journey: &Journey) {
-        self.seen += 1;
-        if self.seen % self.every != 0 {
-            return;
+        if let Ok(at) = journey.time.parse::<jiff::Timestamp>() {
+            let (at, took) = (at.as_nanosecond(), journey.duration_ns);
+            self.0.add(Dot { at, took, kind: journey.outcome.kind });
         }
-        let Ok(at) = journey.time.parse::<jiff::Timestamp>() else { return };
-        if self.dots.len() >= MOST {
-            let mut keep = false;
-            self.dots.retain(|_| {
-                keep = !keep;
-                keep
-            });
-            self.every *= 2;
-        }
-        let (at, took) = (at.as_nanosecond(), journey.duration_ns);
-        self.dots.push(Dot { at, took, kind: journey.outcome.kind });
-    }
-
-    /// Those that are drawn.
-    pub fn dots(&self) -> &[Dot] {
-        &self.dots
-    }
-
-    /// One of how many packets is drawn.
-    pub fn every(&self) -> u64 {
-        self.every
     }
 }
