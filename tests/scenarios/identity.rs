@@ -1,6 +1,7 @@
 //! No packet is taken for another, however many there are.
 
 use std::{
+    collections::BTreeSet,
     os::unix::net::UnixDatagram,
     sync::{
         Arc, Mutex,
@@ -14,7 +15,7 @@ use anyhow::{Context, Result};
 use lab::{
     Capability, Lab, Trace,
     pace::patience,
-    topology::{C1, WORLD},
+    topology::{self, C1, C2, WORLD},
     trace::{Output, binary},
     traffic::{self, MAGIC, Numbered, at},
 };
@@ -119,6 +120,49 @@ fn a_strangers_read_is_not_told_of_a_packet() -> Result<()> {
         let hops = journey.record["hops"].as_array().context("no hops")?;
         let read_by = hops.iter().map(|hop| &hop["detail"]["comm"]);
         assert!(read_by.into_iter().all(|comm| comm != STRANGER), "{journey}");
+    }
+    Ok(())
+}
+
+/// What a bridge floods goes to every port and to itself: one packet, and copies of it.
+#[test]
+fn a_flooded_packet_tells_its_branches_and_they_tell_it() -> Result<()> {
+    let mut lab = Lab::standard()?;
+    for (name, v4, v6) in
+        [("c3", "10.0.100.31", "fd00:100::31"), ("c4", "10.0.100.32", "fd00:100::32")]
+    {
+        topology::container(&mut lab, name, v4, v6)?;
+    }
+    let records = Trace::during(&lab, &["--ip", C1, "--proto", "arp"], || {
+        lab.netns("c1")?.ip("neigh flush all")?;
+        anyhow::ensure!(traffic::ping(lab.netns("c1")?, C2, 1)? == 1, "no answer");
+        Ok(())
+    })?;
+
+    let requests = records.select(|journey| {
+        let packet = &journey.record["packet"];
+        packet["src"] == C1 && packet["dst"] == C2 && journey.hops()[0].starts_with("c1:")
+    });
+    let request = requests.first().with_context(|| format!("no request in:\n{records}"))?;
+    let branches = request.record["branches"].as_array().context("no branches")?;
+    let ports: BTreeSet<_> = branches.iter().filter_map(|b| b["dev"]["name"].as_str()).collect();
+    let to = |port: &str| request.hops().iter().any(|hop| hop.starts_with(&format!("host:{port}")));
+    for port in ["veth-c2", "veth-c3", "veth-c4"] {
+        assert!(ports.contains(port) || to(port), "nothing went to {port}: {request}");
+    }
+    assert!(branches.len() >= 3, "three ports and the bridge itself: {request}");
+    let left = request.details("host:veth-c1 dev_receive");
+    assert_eq!(left.len(), 1, "{request}");
+    for branch in branches {
+        assert!(["clone", "copy"].contains(&branch["origin"].as_str().unwrap_or_default()));
+        let hop = branch["hop"].as_u64().and_then(|hop| usize::try_from(hop).ok());
+        let hop = hop.and_then(|hop| request.hops().get(hop)).context("left nowhere")?;
+        assert!(hop.starts_with("host:veth-c1 "), "left at {hop}: {request}");
+        let child = records.select(|journey| journey.record["packet"]["id"] == branch["packet"]);
+        let child = child.first().with_context(|| format!("{branch} is no journey:\n{records}"))?;
+        assert_eq!(child.record["packet"]["parent"], request.record["packet"]["id"]);
+        assert_eq!(child.record["packet"]["parent_journey"], request.record["id"]);
+        assert_eq!(branch["outcome"]["kind"], child.outcome(), "{child}");
     }
     Ok(())
 }

@@ -5,14 +5,14 @@
 //! difference, and a journey costs its events, nothing more.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, hash_map::Entry},
     num::NonZeroUsize,
 };
 
 use lru::LruCache;
 
 use super::{
-    Benign, BenignEnd, Event, Journey, LostWhy, Outcome,
+    Benign, BenignEnd, Branch, Branches, Event, Journey, LostWhy, Outcome, Parent,
     flow::{FlowTable, Key, Membership},
     hops::{End, Path},
     is_delivery,
@@ -85,6 +85,8 @@ pub struct Assembler<B = ()> {
     /// When to look at each journey in the making: its deadline when it was last scheduled,
     /// which is never later than the deadline it has by now.
     deadlines: BTreeSet<(u64, PacketId)>,
+    /// The journeys in the making that have a parent, by that.
+    children: HashMap<PacketId, Vec<PacketId>>,
     /// Packets that ended, and whether their reader may still be heard of.
     ended: LruCache<PacketId, bool>,
     flows: FlowTable,
@@ -116,6 +118,7 @@ impl<B: Benign> Assembler<B> {
             benign,
             making: HashMap::new(),
             deadlines: BTreeSet::new(),
+            children: HashMap::new(),
             ended: LruCache::new(ended),
             flows: FlowTable::new(limits.flows),
             finished: 0,
@@ -138,7 +141,25 @@ impl<B: Benign> Assembler<B> {
     /// No deadline outlives its journey.
     #[cfg(test)]
     pub(super) fn nothing_kept(&self) -> bool {
-        self.deadlines.is_empty() && self.making.is_empty()
+        self.deadlines.is_empty() && self.making.is_empty() && self.children.is_empty()
+    }
+
+    /// What was made from this packet and is still on its way; copies for sockets that listen to what
+    /// passes are none.
+    pub(super) fn on_their_way(&self, parent: PacketId) -> impl Iterator<Item = Branch> {
+        let children = self.children.get(&parent).into_iter().flatten();
+        children.filter_map(|id| {
+            let making = self.making.get(id)?;
+            let (first, (_, origin)) = (making.events.first()?, making.parent?);
+            (!making.is_copy_for_a_tap()).then(|| Branch {
+                packet: *id,
+                origin,
+                number: None,
+                start: first.event.time,
+                first: first.event.place,
+                ended: None,
+            })
+        })
     }
 
     /// Takes one event; journeys that it completes are appended to `done`.
@@ -180,6 +201,9 @@ impl<B: Benign> Assembler<B> {
             self.making.insert(id, Making::new(&event, member, scheduled));
         }
         let Some(making) = self.making.get_mut(&id) else { return };
+        if let (Some(parent), None) = (event.parent, making.parent) {
+            self.children.entry(parent).or_default().push(id);
+        }
         let headers = event.headers;
         let connection = match &event.what {
             What::Conntrack { connection: Some(connection), .. } => Some(**connection),
@@ -270,6 +294,9 @@ impl<B: Benign> Assembler<B> {
     fn end(&mut self, id: PacketId, cause: Cause, done: &mut Vec<Journey>) {
         let Some(making) = self.making.remove(&id) else { return };
         self.deadlines.remove(&(making.scheduled, id));
+        if let Some((parent, _)) = making.parent {
+            self.forget_child(parent, id);
+        }
         if cause == Cause::Evicted {
             self.counts.evicted += 1;
         }
@@ -282,6 +309,7 @@ impl<B: Benign> Assembler<B> {
         let Some(last) = making.events.last() else { return };
         let (skb, last_headers) = (last.event.skb, last.event.headers);
         let (began_as, quoted, told) = (making.headers, making.quoted, making.member);
+        let branches = making.branches;
 
         let path =
             Path::new(parent, pieces, making.events.into_iter().map(|s| s.event), &self.benign);
@@ -308,10 +336,11 @@ impl<B: Benign> Assembler<B> {
                 (member, self.flows.describe(member, &headers, &last_headers))
             }
         };
-        done.push(Journey {
+        let journey = Journey {
             number: self.finished,
             id,
-            parent: parent.map(|(parent, _)| parent),
+            parent: parent.map(|(packet, origin)| Parent { packet, origin, number: None }),
+            branches,
             flow,
             direction: member.direction,
             nat: path.nat,
@@ -323,7 +352,22 @@ impl<B: Benign> Assembler<B> {
             complete: whole && !cut,
             leftover: (path.end == End::None).then_some(skb),
             hops: path.hops,
-        });
+        };
+        if let Some((parent, branch)) = Branch::of(&journey)
+            && let Some(parent) = self.making.get_mut(&parent)
+        {
+            parent.branches.add(branch);
+        }
+        done.push(journey);
+    }
+
+    fn forget_child(&mut self, parent: PacketId, id: PacketId) {
+        if let Entry::Occupied(mut children) = self.children.entry(parent) {
+            children.get_mut().retain(|child| *child != id);
+            if children.get().is_empty() {
+                children.remove();
+            }
+        }
     }
 }
 
@@ -378,6 +422,8 @@ struct Making {
     /// In the packet's order.
     events: Vec<Seen>,
     parent: Option<(PacketId, Origin)>,
+    /// What was made from it, and has ended.
+    branches: Branches,
     member: Membership,
     /// The headers of the event that was received first: what its flow was found by.
     headers: Headers,
@@ -405,6 +451,7 @@ impl Making {
         Self {
             events: Vec::with_capacity(8),
             parent: None,
+            branches: Branches::default(),
             member,
             headers: event.headers,
             key: Key::of(&event.headers),
@@ -435,7 +482,7 @@ impl Making {
             }
             _ => self.events.len(),
         };
-        if event.begin {
+        if event.begin && self.parent.is_none() {
             self.parent = event.parent.map(|parent| (parent, event.origin));
         }
         self.last_seen = self.last_seen.max(event.time);

@@ -2,6 +2,7 @@
 //! Time is the events' own time; [`Assembler::advance`] tells how far it has come.
 
 mod assemble;
+mod branch;
 mod chronicle;
 mod flow;
 mod hops;
@@ -11,6 +12,7 @@ pub(crate) mod sample;
 mod tests;
 
 pub use assemble::{Assembler, Counts, Limits};
+pub use branch::{Branch, Branches, Parent};
 pub use chronicle::Chronicle;
 pub use flow::{Direction, Flow, FlowId};
 
@@ -32,7 +34,9 @@ pub struct Journey {
     /// The packet.
     pub id: PacketId,
     /// The packet that it was made from: cloned, copied, or cut.
-    pub parent: Option<PacketId>,
+    pub parent: Option<Parent>,
+    /// The packets that were made from it, as far as they were heard of before it is given out.
+    pub branches: Branches,
     /// The flow it belongs to.
     pub flow: Flow,
     /// Which side of the flow sent it.
@@ -56,6 +60,14 @@ pub struct Journey {
     /// Address of the `struct sk_buff`, and whether the kernel side may still hold the packet in
     /// its table of followed packets (its end had no event that removes it).
     pub leftover: Option<u64>,
+}
+
+impl Journey {
+    /// Index of the hop at which a branch left: the last one that is not later than its first hop.
+    pub fn left_at(&self, branch: &Branch) -> usize {
+        let not_later = |hop: &Hop| self.start.saturating_add(hop.at) <= branch.start;
+        self.hops.iter().rposition(not_later).unwrap_or(0)
+    }
 }
 
 /// Knows what the end of a packet means: the drops that are none, frees that the kernel reports as drops although the

@@ -788,7 +788,7 @@ fn children_begin_with_how_they_were_made() {
         let journey = one(ping().made_from(5, origin).see(What::DevXmit).see(consume()));
         assert_eq!(points(&journey), [point, "dev_xmit", "consume"]);
         assert_eq!(
-            (journey.parent, journey.outcome),
+            (journey.parent.map(|parent| parent.packet), journey.outcome),
             (Some(PacketId(5)), Outcome::Transmitted { hop: 1 })
         );
     }

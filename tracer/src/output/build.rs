@@ -11,7 +11,7 @@ use crate::{
         Decision, DeviceName, Explanation, KernelNames, Names, NetnsName, location_name,
         reason_name, routing,
     },
-    journey::{Direction, Hop, HopDetail, Journey, NatKind, Outcome},
+    journey::{Branch, Direction, Hop, HopDetail, Journey, NatKind, Outcome},
 };
 
 /// From CLOCK_MONOTONIC, which the kernel stamps events with, to the time of day.
@@ -58,6 +58,8 @@ impl<N: Names + KernelNames + ?Sized> Builder<'_, N> {
             nat: nat(journey),
             length: journey.length,
             hops: self.hops(journey, explained, headers),
+            branches: journey.branches.iter().map(|branch| self.branch(journey, branch)).collect(),
+            branches_left_out: journey.branches.left_out(),
             outcome: outcome(&journey.outcome, explained),
             complete: journey.complete,
         }
@@ -111,7 +113,8 @@ impl<N: Names + KernelNames + ?Sized> Builder<'_, N> {
         let owner = |address| addressed.then(|| self.names.owner(address)).flatten();
         record::Packet {
             id: packet_id(journey.id),
-            parent: journey.parent.map(packet_id),
+            parent: journey.parent.map(|parent| packet_id(parent.packet)),
+            parent_journey: journey.parent.and_then(|parent| parent.number),
             src: addressed.then(|| headers.src.to_string()),
             dst: addressed.then(|| headers.dst.to_string()),
             src_name: owner(headers.src),
@@ -120,6 +123,22 @@ impl<N: Names + KernelNames + ?Sized> Builder<'_, N> {
             dport: ports.then_some(headers.dport),
             ttl: ip.then_some(headers.ttl),
             info: describe::packet(headers),
+        }
+    }
+
+    fn branch(&self, journey: &Journey, branch: &Branch) -> record::Branch {
+        record::Branch {
+            packet: packet_id(branch.packet),
+            journey: branch.number,
+            origin: branch.origin.point().name().into(),
+            hop: journey.left_at(branch),
+            netns: self.netns(branch.first.netns),
+            dev: self.device(branch.first),
+            outcome: branch.ended.as_ref().map(|(outcome, place)| record::BranchEnd {
+                kind: outcome_kind(outcome),
+                netns: self.netns(place.netns),
+                dev: self.device(*place),
+            }),
         }
     }
 
@@ -293,17 +312,20 @@ fn nat(journey: &Journey) -> record::Nat {
     }
 }
 
-fn outcome(outcome: &Outcome, explained: Option<&Explanation>) -> record::Outcome {
-    let kind = match outcome {
+fn outcome_kind(outcome: &Outcome) -> record::OutcomeKind {
+    match outcome {
         Outcome::Transmitted { .. } => record::OutcomeKind::Transmitted,
         Outcome::Delivered { .. } => record::OutcomeKind::Delivered,
         Outcome::Dropped { .. } => record::OutcomeKind::Dropped,
         Outcome::Consumed { .. } => record::OutcomeKind::Consumed,
         Outcome::Lost { .. } => record::OutcomeKind::Lost,
-    };
+    }
+}
+
+fn outcome(outcome: &Outcome, explained: Option<&Explanation>) -> record::Outcome {
     let explained = explained.cloned().unwrap_or_default();
     record::Outcome {
-        kind,
+        kind: outcome_kind(outcome),
         hop: outcome.hop(),
         reason: explained.reason,
         location: explained.location,

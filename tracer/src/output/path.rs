@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{
     escape::escape,
-    record::{Hop, Journey, Netns},
+    record::{Dev, Hop, Journey, Netns, OutcomeKind},
 };
 
 /// One line of the path.
@@ -51,10 +51,26 @@ pub(super) fn netns(netns: &Netns) -> String {
     }
 }
 
-/// `c1:eth0`, `host:veth5 (c1)`
+/// A mark and a word for how a packet ended.
+pub(super) fn ended(kind: OutcomeKind) -> (&'static str, &'static str) {
+    match kind {
+        OutcomeKind::Transmitted => ("✓", "transmitted"),
+        OutcomeKind::Delivered => ("✓", "delivered"),
+        OutcomeKind::Consumed => ("✓", "consumed"),
+        OutcomeKind::Dropped => ("✗", "dropped"),
+        OutcomeKind::Lost => ("?", "lost"),
+    }
+}
+
+/// Where a hop is.
 pub(super) fn place(hop: &Hop) -> String {
-    let netns = netns(&hop.netns);
-    let Some(dev) = &hop.dev else { return netns };
+    place_of(&hop.netns, hop.dev.as_ref())
+}
+
+/// `c1:eth0`, `host:veth5 (c1)`
+pub(super) fn place_of(of: &Netns, dev: Option<&Dev>) -> String {
+    let netns = netns(of);
+    let Some(dev) = dev else { return netns };
     let device = match &dev.name {
         Some(name) => format!("{netns}:{}", escape(name)),
         None => format!("{netns}:if{}", dev.ifindex),
@@ -65,11 +81,11 @@ pub(super) fn place(hop: &Hop) -> String {
     }
 }
 
-fn line(index: usize, hop: &Hop, point: impl Into<String>, detail: String) -> Line {
+fn line(index: usize, hop: &Hop, detail: String) -> Line {
     Line {
         time: format!("+{}", duration(hop.t_ns)),
         place: place(hop),
-        point: point.into(),
+        point: hop.point.to_string(),
         detail,
         hops: (index, index),
     }
@@ -77,7 +93,7 @@ fn line(index: usize, hop: &Hop, point: impl Into<String>, detail: String) -> Li
 
 /// A line for every hop.
 pub(super) fn all_lines(journey: &Journey) -> Vec<Line> {
-    let every = |(index, hop): (usize, &Hop)| line(index, hop, &*hop.point, details(hop));
+    let every = |(index, hop): (usize, &Hop)| line(index, hop, details(journey, hop));
     journey.hops.iter().enumerate().map(every).collect()
 }
 
@@ -133,7 +149,7 @@ pub(super) fn main_lines(journey: &Journey) -> Vec<Line> {
             "qdisc_enqueue" => String::new(),
             "conntrack" if joins => tracked(hop),
             _ if group == "bridge" && std::mem::take(&mut flooded) => "flooded".to_owned(),
-            _ => details(hop),
+            _ => details(journey, hop),
         };
         match lines.last_mut().filter(|_| joins) {
             Some(last) => {
@@ -148,7 +164,7 @@ pub(super) fn main_lines(journey: &Journey) -> Vec<Line> {
                     last.detail.push_str(&detail);
                 }
             }
-            None => lines.push(line(index, hop, &*hop.point, detail)),
+            None => lines.push(line(index, hop, detail)),
         }
         open = Some(Open { group, place: here });
     }
@@ -178,7 +194,7 @@ fn mark(hop: &Hop) -> Option<String> {
 }
 
 /// What the point told, in words.
-pub(super) fn details(hop: &Hop) -> String {
+pub(super) fn details(journey: &Journey, hop: &Hop) -> String {
     let get = |key: &str| hop.detail.get(key).map(plain);
     let number = |key: &str| hop.detail.get(key).and_then(Value::as_u64);
     let mut parts: Vec<String> = Vec::new();
@@ -226,7 +242,10 @@ pub(super) fn details(hop: &Hop) -> String {
             put(get("pid").map(|pid| format!("pid {pid}")));
         }
         "clone" | "copy" | "segment" | "fragment" => {
-            put(get("parent").map(|parent| format!("of packet {parent}")))
+            put(match journey.packet.parent_journey {
+                Some(number) => Some(format!("of #{number}")),
+                None => get("parent").map(|parent| format!("of packet {parent}")),
+            });
         }
         "drop" | "consume" => {
             put(get("reason"));

@@ -95,6 +95,13 @@ pub struct Journey {
     pub length: u32,
     /// What was seen, in order.
     pub hops: Vec<Hop>,
+    /// The packets that were made from this one, in the order in which they were: journeys of their own.
+    /// Those that began later than 300 ms after its last hop are told by their `parent` only.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub branches: Vec<Branch>,
+    /// How many more branches there were than are listed.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub branches_left_out: u64,
     /// How it ended.
     pub outcome: Outcome,
     /// Whether every event of the packet was received.
@@ -119,6 +126,42 @@ impl Direction {
             Direction::Reply => "reply",
         }
     }
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
+
+/// A packet that was made from the journey's packet.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Branch {
+    /// Its id, as `id` of its `packet`.
+    pub packet: String,
+    /// Number of its journey, where that was shown before this one; else that one's
+    /// `parent_journey` tells this one's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub journey: Option<u64>,
+    /// How it was made: `clone`, `copy`, `segment` or `fragment`.
+    pub origin: Cow<'static, str>,
+    /// Index in `hops` of where it left.
+    pub hop: usize,
+    /// The network namespace where it was first seen.
+    pub netns: Netns,
+    /// The interface where it was first seen; `null` where it had none yet.
+    pub dev: Option<Dev>,
+    /// How it ended; `null` where it was still on its way.
+    pub outcome: Option<BranchEnd>,
+}
+
+/// How a branch ended; its own journey tells more.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct BranchEnd {
+    /// As of a journey.
+    pub kind: OutcomeKind,
+    /// The network namespace where it ended.
+    pub netns: Netns,
+    /// The interface where it ended.
+    pub dev: Option<Dev>,
 }
 
 /// A flow: the same id for both directions.
@@ -159,6 +202,9 @@ pub struct Packet {
     /// The packet that this one was cloned, copied or cut from.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub parent: Option<String>,
+    /// Number of that packet's journey, where that was finished before this one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parent_journey: Option<u64>,
     /// Source address; `null` for a packet that is neither IP nor ARP.
     pub src: Option<String>,
     /// Destination address.

@@ -16,7 +16,7 @@ use crate::{
         explain,
     },
     host::{containers::Process, snapshot::Snapshot, symbols::Function},
-    journey::{Journey, sample::*},
+    journey::{Assembler, Chronicle, Journey, sample::*},
 };
 
 /// `c1` (1), the host (2), and a container with a hostile name (3).
@@ -211,6 +211,38 @@ fn bridged() -> record::Journey {
     )
 }
 
+/// A request that a bridge floods to two ports and to itself, the copies, and an answer cut into pieces.
+fn branching() -> Vec<record::Journey> {
+    let request = || arp("10.0.100.252", "10.0.100.253", 1);
+    let flooded =
+        packet(1, request()).at(2, 5).see(What::DevReceive).at(2, 7).see(What::DevReceive);
+    let first = packet(2, request()).cloned_from(1).starting(10_100).at(2, 6).see(What::DevXmit);
+    let second = packet(3, request()).cloned_from(1).starting(10_200).at(2, 8).see(What::DevXmit);
+    let large = packet(4, tcp("10.0.0.1", 1, "10.0.0.2", 2, 0x10)).at(1, 2).see(What::DevQueue);
+    let pieces = [5, 6, 7].map(|id| {
+        let piece = packet(id, tcp("10.0.0.1", 1, "10.0.0.2", 2, 0x10)).at(1, 2);
+        piece.made_from(4, Origin::Segment).starting(41_000 + id).see(What::DevXmit)
+    });
+    let [one, two, three] = pieces.map(|piece| piece.see(consume()).events());
+    let events = [
+        flooded.see(consume()).events(),
+        first.at(1, 2).see(What::DevReceive).see(drop(12, None)).events(),
+        second.events(),
+        large.events(),
+        [one, two, three].concat(),
+    ];
+    let mut assembler = Assembler::new(LIMITS, ());
+    let (mut done, mut out) = (Vec::new(), Vec::new());
+    events.into_iter().flatten().for_each(|event| assembler.push(event, &mut done));
+    let mut chronicle = Chronicle::new(0, 1);
+    done.drain(..).for_each(|journey| chronicle.push(journey));
+    chronicle.release(20_000, &assembler, &mut out);
+    assembler.finish(&mut done);
+    done.into_iter().for_each(|journey| chronicle.push(journey));
+    chronicle.finish(&assembler, &mut out);
+    out.iter().map(build).collect()
+}
+
 fn text(hops: Hops, journey: &record::Journey) -> String {
     let mut text = Text::new(Vec::new(), hops, false);
     text.journey(journey).unwrap();
@@ -255,6 +287,55 @@ fn a_dropped_packet_as_text() {
 
 "
     );
+}
+
+#[test]
+fn branches_stand_where_they_left() {
+    let shown = branching();
+    assert_eq!(
+        text(Hops::Main, &shown[0]),
+        "\
+#1 arp 10.0.100.252 → 10.0.100.253  who has 10.0.100.253? tell 10.0.100.252  84 bytes  flow 1 original
+    +0 ns  host:veth5 (c1)  dev_receive
+           ├─ clone → host:veth6  ✗ dropped at c1:eth0
+           ├─ clone → host:if8  still on its way
+  +1.0 µs  host:lxdbr0      dev_receive
+  ✓ consumed at host:lxdbr0 (dev_receive)
+
+"
+    );
+    assert!(text(Hops::Main, &shown[1]).contains("\n    +0 ns  host:veth6  clone        of #1\n"));
+}
+
+#[test]
+fn branches_that_went_the_same_way_are_one_line() {
+    let shown = branching();
+    let large = shown.iter().find(|journey| journey.branches.len() == 3).unwrap();
+    let text = text(Hops::Main, large);
+    let lines: Vec<_> = text.lines().skip(1).collect();
+    assert_eq!(lines[0], "  +0 ns  c1:eth0  dev_queue");
+    assert!(lines[1].starts_with("         └─ 3 segments"), "{text}");
+    assert!(lines[1].ends_with(" → c1:eth0  ✓ transmitted at c1:eth0"), "{text}");
+    assert_eq!(lines.len(), 4);
+}
+
+#[test]
+fn branches_as_json() {
+    let shown = branching();
+    let parent = json(&shown[0]);
+    let branch = &parent["branches"][0];
+    assert_eq!((&branch["packet"], &branch["origin"]), (&"2".into(), &"clone".into()));
+    assert_eq!((&branch["hop"], &branch["dev"]["name"]), (&0.into(), &"veth6".into()));
+    assert_eq!(branch["outcome"]["kind"], "dropped");
+    assert_eq!(branch["outcome"]["dev"]["name"], "eth0");
+    assert_eq!(parent["branches"][1]["outcome"], Value::Null);
+    assert!(parent.get("branches_left_out").is_none());
+    let clone = json(&shown[1]);
+    assert_eq!(
+        (&clone["packet"]["parent"], &clone["packet"]["parent_journey"]),
+        (&"1".into(), &1.into())
+    );
+    assert!(clone.get("branches").is_none());
 }
 
 #[test]
@@ -456,6 +537,8 @@ fn every_line_fits_the_schema() {
                 .events(),
         ),
         record(packet(1, arp("10.0.0.1", "10.0.0.2", 1)).see(What::DevReceive).events()),
+        branching().remove(0),
+        branching().remove(1),
     ];
     let mut out = Json::new(Vec::new());
     out.start(&start()).unwrap();
@@ -468,7 +551,7 @@ fn every_line_fits_the_schema() {
     journeys(passed).iter().for_each(|journey| tally.time(journey, &Lab));
     out.summary(&tally.summary(5, Events::default())).unwrap();
     let lines = String::from_utf8(out.into_inner()).unwrap();
-    assert_eq!(lines.lines().count(), 7);
+    assert_eq!(lines.lines().count(), 9);
     for line in lines.lines() {
         let line: Value = serde_json::from_str(line).unwrap();
         let errors: Vec<_> = validator.iter_errors(&line).map(|e| e.to_string()).collect();

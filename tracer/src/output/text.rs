@@ -1,6 +1,7 @@
 //! Text for people: a block a journey, the path a line a hop, the outcome last, the summary at
 //! the end. Everything that came from outside is escaped; no meaning is in colour alone.
 
+mod branches;
 mod latency;
 
 use std::{fmt::Write as _, io::Write};
@@ -8,7 +9,7 @@ use std::{fmt::Write as _, io::Write};
 use super::{
     Sink, SinkError,
     escape::escape,
-    path::{Line, all_lines, duration, end, main_lines, named, place, plain},
+    path::{Line, all_lines, duration, end, ended, main_lines, named, place, plain},
     record::{Journey, LostEvents, Nat, OutcomeKind, Start, Summary},
 };
 use anstyle::{AnsiColor, Style};
@@ -77,29 +78,50 @@ impl<W: Write> Text<W> {
         self.out
     }
 
-    fn write_path(&mut self, lines: &[Line]) -> Result<(), SinkError> {
+    fn write_path(&mut self, journey: &Journey, lines: &[Line]) -> Result<(), SinkError> {
         let width = |of: fn(&Line) -> &str| {
             lines.iter().map(|line| of(line).chars().count()).max().unwrap_or(0)
         };
         let (time, place, point) = (width(|l| &l.time), width(|l| &l.place), width(|l| &l.point));
-        for line in lines {
+        let branches = branches::lines(journey);
+        // Each stands behind the line of the hop at which it left, under the places.
+        let indent = 2 + time + 2;
+        let last = lines.len().saturating_sub(1);
+        for (index, line) in lines.iter().enumerate() {
             let text = format!(
                 "  {:>time$}  {:place$}  {:point$}  {}",
                 line.time, line.place, line.point, line.detail
             );
             writeln!(self.out, "{}", text.trim_end())?;
+            let next = lines.get(index + 1).map_or(usize::MAX, |next| next.hops.0);
+            let from = if index == 0 { 0 } else { line.hops.0 };
+            let mut here =
+                branches.iter().filter(|branch| (from..next).contains(&branch.hop)).peekable();
+            while let Some(branch) = here.next() {
+                let fork = if index == last && here.peek().is_none() { "└─" } else { "├─" };
+                writeln!(self.out, "{:indent$}{fork} {}", "", branch.text)?;
+            }
+        }
+        if journey.branches_left_out > 0 {
+            let doubt = self.styles.doubt;
+            writeln!(
+                self.out,
+                "{:indent$}{doubt}{} more branches are not listed{doubt:#}",
+                "", journey.branches_left_out
+            )?;
         }
         Ok(())
     }
 
     fn write_outcome(&mut self, journey: &Journey) -> Result<(), SinkError> {
         let outcome = &journey.outcome;
-        let (mark, word, style) = match outcome.kind {
-            OutcomeKind::Transmitted => ("✓", "transmitted", self.styles.good),
-            OutcomeKind::Delivered => ("✓", "delivered", self.styles.good),
-            OutcomeKind::Consumed => ("✓", "consumed", self.styles.good),
-            OutcomeKind::Dropped => ("✗", "dropped", self.styles.bad),
-            OutcomeKind::Lost => ("?", "lost", self.styles.doubt),
+        let (mark, word) = ended(outcome.kind);
+        let style = match outcome.kind {
+            OutcomeKind::Transmitted | OutcomeKind::Delivered | OutcomeKind::Consumed => {
+                self.styles.good
+            }
+            OutcomeKind::Dropped => self.styles.bad,
+            OutcomeKind::Lost => self.styles.doubt,
         };
         write!(self.out, "  {style}{mark} {word}{style:#}")?;
         if let Some(hop) = journey.hops.get(outcome.hop) {
@@ -164,7 +186,7 @@ impl<W: Write> Sink for Text<W> {
             Hops::All => all_lines(journey),
             Hops::Main => main_lines(journey),
         };
-        self.write_path(&lines)?;
+        self.write_path(journey, &lines)?;
         self.write_outcome(journey)?;
         writeln!(self.out)?;
         Ok(())

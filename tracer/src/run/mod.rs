@@ -336,7 +336,7 @@ impl<'a> Trace<'a> {
         self.assembler.finish(&mut done);
         self.retire(done);
         let mut rest = Vec::new();
-        self.chronicle.finish(&mut rest);
+        self.chronicle.finish(&self.assembler, &mut rest);
         self.wait(rest);
         self.show_waiting()?;
         while !self.waiting.is_empty() {
@@ -391,7 +391,7 @@ impl<'a> Trace<'a> {
         }
         self.retire(done);
         let mut next = Vec::new();
-        self.chronicle.release(now, &mut next);
+        self.chronicle.release(now, &self.assembler, &mut next);
         self.wait(next);
         self.show_waiting()?;
         Ok(taken == TURN)

@@ -11,7 +11,7 @@ use super::{
 use crate::output::{
     Hops, Sink as _, Text,
     escape::escape,
-    path::{duration, end, named},
+    path::{duration, end, ended, named},
     record::{Direction, Journey, OutcomeKind, Start, Summary},
     text,
 };
@@ -152,12 +152,12 @@ fn drawn(way: &Way) -> Markup {
         Direction::Original => "→",
         Direction::Reply => "←",
     };
-    let (mark, class) = mark(way.kind);
+    let (mark, word) = ended(way.kind);
     html! {
         div .way {
             p {
                 b { (arrow) " " (way.count) } " " (way.direction.name()) " "
-                span class=(class) { (mark) }
+                span class=(class(way.kind)) { (mark) " " (word) }
                 @if let Some((reason, rule)) = &way.cause {
                     " " code { (escape(reason)) } @if let Some(rule) = rule { " by " code { (escape(rule)) } }
                 }
@@ -196,13 +196,12 @@ fn drawn_step(step: &Step, kind: OutcomeKind) -> Markup {
     }
 }
 
-fn mark(kind: OutcomeKind) -> (&'static str, &'static str) {
+/// The class of how a packet ended.
+fn class(kind: OutcomeKind) -> &'static str {
     match kind {
-        OutcomeKind::Delivered => ("✓ delivered", "good"),
-        OutcomeKind::Transmitted => ("✓ transmitted", "good"),
-        OutcomeKind::Consumed => ("✓ consumed", "good"),
-        OutcomeKind::Dropped => ("✗ dropped", "bad"),
-        OutcomeKind::Lost => ("? lost", "doubt"),
+        OutcomeKind::Delivered | OutcomeKind::Transmitted | OutcomeKind::Consumed => "good",
+        OutcomeKind::Dropped => "bad",
+        OutcomeKind::Lost => "doubt",
     }
 }
 
