@@ -151,7 +151,7 @@ impl<B: Benign> Assembler<B> {
         children.filter_map(|id| {
             let making = self.making.get(id)?;
             let (first, (_, origin)) = (making.events.first()?, making.parent?);
-            (!making.is_copy_for_a_tap()).then(|| Branch {
+            (!making.is_copy_for_a_tap()).then_some(Branch {
                 packet: *id,
                 origin,
                 number: None,

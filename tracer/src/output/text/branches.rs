@@ -57,7 +57,7 @@ impl<'a> Way<'a> {
         if let Some(number) = numbers.next() {
             what += &format!(" #{number}");
         }
-        if let Some(number) = numbers.last() {
+        if let Some(number) = numbers.next_back() {
             what += &format!("…#{number}");
         }
         let end = match end {
