@@ -34,6 +34,13 @@ pub struct Tuple {
     pub ttl: u8,
     /// 1 for a fragment that is not the first: it has no ports.
     pub later_fragment: u8,
+    /// Of a fragment, what all fragments of its packet have in common: IPv4's identification, or the low
+    /// 16 bits of that of IPv6's fragment header. Host order.
+    pub fragment_id: u16,
+    /// 1 for a fragment that is not the last: more follow.
+    pub more_fragments: u8,
+    /// Unused, 0.
+    pub pad: u8,
 }
 
 /// Values of [`Tuple::family`].

@@ -121,15 +121,26 @@ impl Followed {
         let merged = if now.proto == 6 { MERGED_FLAGS } else { 0 };
         let rewritable =
             (!fresh || self.hook.in_hook != 0) && matches!(now.family, family::IPV4 | family::IPV6);
-        before.family == now.family
-            && before.proto == now.proto
-            && before.ip_id == now.ip_id
-            && before.seq == now.seq
+        if before.family != now.family
+            || before.proto != now.proto
+            || before.ip_id != now.ip_id
+            || now.ttl > before.ttl
+        {
+            return false;
+        }
+        // The last fragment to come becomes the whole packet, at its own address, and has the first one's
+        // headers from then on (`skb_morph` in `inet_frag_reasm_prepare` of net/ipv4/inet_fragment.c, since
+        // Linux 5.1; before, in `ip_frag_reasm`). IPv4 does that between two hooks as well (`ip_local_deliver`);
+        // its identification is the packet's own, while IPv6's flow label is that of many.
+        if before.later_fragment != 0 && now.later_fragment == 0 {
+            return rewritable
+                || now.family == family::IPV4 && before.src == now.src && before.dst == now.dst;
+        }
+        before.seq == now.seq
             && before.ack == now.ack
             && before.l4_kind | merged == now.l4_kind | merged
             && before.l4_code == now.l4_code
             && before.later_fragment == now.later_fragment
-            && now.ttl <= before.ttl
             && (rewritable || has_same_ends(before, now))
     }
 }
@@ -204,6 +215,34 @@ mod tests {
         let before = followed(packet(TCP));
         assert!(before.is(&Tuple { ttl: 63, ..packet(TCP) }, true));
         assert!(!before.is(&Tuple { ttl: 65, ..packet(TCP) }, true));
+    }
+
+    #[test]
+    fn the_last_fragment_becomes_the_whole_packet() {
+        let piece = Tuple {
+            sport: 0,
+            dport: 0,
+            ip_id: 7,
+            fragment_id: 7,
+            later_fragment: 1,
+            ..packet(UDP)
+        };
+        let whole = Tuple { ip_id: 7, ..packet(UDP) };
+        let before = followed(piece);
+        assert!(before.is(&whole, true));
+        assert!(!before.is(&Tuple { ip_id: 8, ..whole }, true), "another packet");
+        let rewritten = Tuple { dst: [3; 16], ..whole };
+        assert!(!before.is(&rewritten, true));
+        assert!(before.is(&rewritten, false), "put together and rewritten in one hook");
+        assert!(!followed(whole).is(&piece, true), "what is cut begins with its first piece");
+    }
+
+    #[test]
+    fn of_ipv6_no_datagram_becomes_another_of_its_flow() {
+        let v6 = |later_fragment| Tuple { family: family::IPV6, later_fragment, ..packet(UDP) };
+        let before = followed(v6(1));
+        assert!(!before.is(&v6(0), true), "the label of the flow tells no packet");
+        assert!(before.is(&v6(0), false));
     }
 
     #[test]

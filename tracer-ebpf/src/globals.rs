@@ -120,6 +120,11 @@ pub fn set_maybe_followed(address: u64) {
 #[map]
 pub static LEARNED: HashMap<Flow, u64> = HashMap::with_max_entries(16_384, 0);
 
+/// First fragments that were followed: source, destination, protocol, and the identification in place of
+/// the source port. The fragments behind them tell nothing else. An LRU, for they come soon.
+#[map]
+pub static FRAGMENTS: LruHashMap<Flow, u8> = LruHashMap::with_max_entries(4096, 0);
+
 /// What ICMP errors quote, by their id: the user side looks it up when it is told of one. An LRU, for
 /// each is read once, and soon.
 #[map]

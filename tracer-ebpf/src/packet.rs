@@ -217,7 +217,12 @@ fn ipv4<B: Bytes>(bytes: B, headers: &Headers, tuple: &mut Tuple) -> bool {
     tuple.proto = ip[9];
     tuple.ttl = ip[8];
     tuple.ip_id = u16::from_be_bytes([ip[4], ip[5]]);
-    if u16::from_be_bytes([ip[6] & 0x1f, ip[7]]) != 0 {
+    tuple.more_fragments = (ip[6] >> 5) & 1;
+    let later = u16::from_be_bytes([ip[6] & 0x1f, ip[7]]) != 0;
+    if later || tuple.more_fragments != 0 {
+        tuple.fragment_id = tuple.ip_id;
+    }
+    if later {
         tuple.later_fragment = 1;
         return true;
     }
@@ -260,7 +265,13 @@ fn ipv6<B: Bytes>(bytes: B, headers: &Headers, tuple: &mut Tuple) -> bool {
             break;
         }
         if next == 44 {
-            if u16::from_be_bytes([extension[2], extension[3]]) & 0xfff8 != 0 {
+            // One that is a packet's only fragment (an atomic one) is both first and last, and so whole.
+            let offset = u16::from_be_bytes([extension[2], extension[3]]);
+            tuple.more_fragments = (offset & 1) as u8;
+            if offset & 0xfff9 != 0 {
+                tuple.fragment_id = u16::from_be_bytes([extension[6], extension[7]]);
+            }
+            if offset & 0xfff8 != 0 {
                 tuple.later_fragment = 1;
             }
             at += 8;

@@ -20,7 +20,7 @@ use tracer_common::{
 
 use crate::{
     globals::{
-        CURRENT, Current, EVENTS, FOLLOWED, LEARNED, PUBLISHED, QUOTED, count, filter,
+        CURRENT, Current, EVENTS, FOLLOWED, FRAGMENTS, LEARNED, PUBLISHED, QUOTED, count, filter,
         is_maybe_followed, set_maybe_followed, setting, state,
     },
     packet::{Bytes, Headers},
@@ -32,6 +32,12 @@ use crate::{
 fn flow_of(t: &Tuple) -> Flow {
     let (sport, dport) = (t.sport, t.dport);
     Flow { src: t.src, dst: t.dst, sport, dport, family: t.family, proto: t.proto, pad: 0 }
+}
+
+/// What all fragments of the packet of `t`, which is one, have in common.
+#[inline(always)]
+fn datagram_of(t: &Tuple) -> Flow {
+    Flow { sport: t.fragment_id, dport: 0, ..flow_of(t) }
 }
 
 /// What an answer to `t` carries. An ICMP echo keeps its identifier in `sport` both ways.
@@ -144,6 +150,9 @@ pub fn known_or_begun<S: Source>(source: &S, at: At) -> Option<Sighting> {
                 At::End => {}
             }
             known.tunneled = 0;
+            if known.tuple.more_fragments != 0 {
+                expect_fragments(&known.tuple);
+            }
             return Some(Sighting::known(followed));
         }
         if alive && is_tunneled(source, known, &mut fresh.tuple) {
@@ -287,6 +296,9 @@ fn begin<S: Source>(source: &S, chance: Chance, fresh: &mut Followed) -> Option<
     let followed = FOLLOWED.get_ptr_mut(&address)?;
     // SAFETY: a live map value; only the CPU that handles the packet touches it.
     unsafe { (*followed).parent = parent(address, &fresh.tuple) };
+    if fresh.tuple.more_fragments != 0 {
+        expect_fragments(&fresh.tuple);
+    }
     Some(Sighting::known(followed))
 }
 
@@ -416,8 +428,15 @@ fn parent(address: u64, tuple: &Tuple) -> u64 {
 /// answer is to be followed: it would be, were there no NAT.
 #[inline(never)]
 fn learn(before: &Tuple, now: &Tuple) {
-    // An ICMP error has no answer.
-    if !matches!(now.family, family::IPV4 | family::IPV6) || is_portless_icmp(now) {
+    // An ICMP error has no answer. Nor has a later fragment: it is the packet that has.
+    if !matches!(now.family, family::IPV4 | family::IPV6)
+        || is_portless_icmp(now)
+        || now.later_fragment != 0
+    {
+        return;
+    }
+    // A later fragment that has become the whole packet shows its ports. That is no rewrite.
+    if before.later_fragment != 0 && before.src == now.src && before.dst == now.dst {
         return;
     }
     let mut answer = *before;
@@ -454,10 +473,26 @@ fn is_portless_icmp(tuple: &Tuple) -> bool {
         && !matches!(tuple.l4_kind, 0 | 8 | 128 | 129)
 }
 
+/// A followed fragment was seen: those behind the first one are to be followed as well, which tell no ports,
+/// and behind NAT no address that is selected. A BPF subprogram, for the stack of its own.
+#[inline(never)]
+fn expect_fragments(tuple: &Tuple) {
+    if tuple.later_fragment != 0 || FRAGMENTS.insert(&datagram_of(tuple), &1, 0).is_err() {
+        return;
+    }
+    if let Some(state) = state() {
+        // SAFETY: a live map value; it only ever goes from 0 to 1.
+        unsafe { (*state).learned = 1 };
+    }
+}
+
 /// Whether a packet answers a followed flow that left with rewritten addresses, or is sent to an address
-/// that is published for a followed one.
+/// that is published for a followed one; or is a fragment behind a followed one.
 #[inline(never)]
 fn is_answer(tuple: &Tuple) -> bool {
+    if tuple.later_fragment != 0 {
+        return FRAGMENTS.get_ptr(&datagram_of(tuple)).is_some();
+    }
     if let Some(last_seen) = LEARNED.get_ptr_mut(&flow_of(tuple)) {
         // SAFETY: a live map value; racing writers all write about now.
         unsafe { *last_seen = bpf_ktime_get_ns() };

@@ -72,9 +72,24 @@ pub struct Headers {
     pub ttl: u8,
     /// A fragment that is not the first: it has no ports.
     pub later_fragment: bool,
+    /// A fragment that is not the last.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub more_fragments: bool,
+    /// What all fragments of a packet have in common: IPv4's identification, or the low bits of IPv6's.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub fragment_id: u16,
+}
+
+fn is_zero(number: &u16) -> bool {
+    *number == 0
 }
 
 impl Headers {
+    /// Whether it is a fragment of a packet.
+    pub fn is_fragment(&self) -> bool {
+        self.later_fragment || self.more_fragments
+    }
+
     /// Whether it is an ICMP error, which quotes the packet that it is about.
     pub fn is_icmp_error(&self) -> bool {
         let family = match self.family {

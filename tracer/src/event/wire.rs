@@ -307,6 +307,8 @@ pub fn headers(t: &Tuple) -> Headers {
         ip_id: t.ip_id,
         ttl: t.ttl,
         later_fragment: t.later_fragment != 0,
+        more_fragments: t.more_fragments != 0,
+        fragment_id: t.fragment_id,
     }
 }
 

@@ -14,10 +14,11 @@ use lru::LruCache;
 use super::{
     Benign, BenignEnd, Branch, Branches, Event, Journey, LostWhy, Outcome, Parent,
     flow::{FlowTable, Key, Membership},
+    fragments::{Datagram, Fragments},
     hops::{End, Path},
     is_delivery,
 };
-use crate::event::{Headers, Hook, HookFamily, Origin, PacketId, What};
+use crate::event::{Headers, Hook, HookFamily, Origin, PacketId, Place, What};
 
 /// The bounds of an [`Assembler`].
 #[derive(Clone, Copy, Debug)]
@@ -72,7 +73,7 @@ pub struct Counts {
     pub evicted: u64,
     /// Packets of which nothing but a harmless end was seen: no journeys.
     pub hidden: u64,
-    /// Flows forgotten because there were too many.
+    /// Flows, and packets of which fragments were seen, forgotten because there were too many.
     pub flows_evicted: u64,
 }
 
@@ -90,6 +91,7 @@ pub struct Assembler<B = ()> {
     /// Packets that ended, and whether their reader may still be heard of.
     ended: LruCache<PacketId, bool>,
     flows: FlowTable,
+    fragments: Fragments,
     finished: u64,
     /// How far time has come, by events and by what was told.
     now: u64,
@@ -121,6 +123,7 @@ impl<B: Benign> Assembler<B> {
             children: HashMap::new(),
             ended: LruCache::new(ended),
             flows: FlowTable::new(limits.flows),
+            fragments: Fragments::new(limits.flows),
             finished: 0,
             now: 0,
             last_loss: None,
@@ -130,7 +133,8 @@ impl<B: Benign> Assembler<B> {
 
     /// What was seen and given up so far.
     pub fn counts(&self) -> Counts {
-        Counts { flows_evicted: self.flows.evicted(), ..self.counts }
+        let flows_evicted = self.flows.evicted() + self.fragments.forgotten();
+        Counts { flows_evicted, ..self.counts }
     }
 
     /// Journeys in the making.
@@ -192,19 +196,20 @@ impl<B: Benign> Assembler<B> {
                 let Some(first) = self.next_deadline(u64::MAX) else { break };
                 self.end(first, Cause::Evicted, done);
             }
+            let key = self.fragments.key(&event.headers, event.time);
             let member = match &event.quoted {
                 Some(quoted) => self.flows.quoting(quoted),
-                None => self.flows.join(&event.headers, event.begin, sender(&event)),
+                None => self.flows.join(&event.headers, key, event.begin, sender(&event)),
             };
             let scheduled = event.time.saturating_add(self.limits.lost_after);
             self.deadlines.insert((scheduled, id));
-            self.making.insert(id, Making::new(&event, member, scheduled));
+            self.making.insert(id, Making::new(&event, member, key, scheduled));
         }
         let Some(making) = self.making.get_mut(&id) else { return };
         if let (Some(parent), None) = (event.parent, making.parent) {
             self.children.entry(parent).or_default().push(id);
         }
-        let headers = event.headers;
+        let (headers, time, place) = (event.headers, event.time, event.place);
         let connection = match &event.what {
             What::Conntrack { connection: Some(connection), .. } => Some(**connection),
             _ => None,
@@ -224,14 +229,27 @@ impl<B: Benign> Assembler<B> {
         let told = making.quoted.is_none()
             && !headers.later_fragment
             && (headers.family, headers.proto) == (making.headers.family, making.headers.proto);
-        if told && Key::of(&headers) != making.key {
+        let put_together = match Datagram::of(&headers) {
+            Some(datagram) => {
+                self.fragments.see(datagram, &headers, id, time);
+                making.fragment = Some((datagram, time));
+                None
+            }
+            None => making.fragment.take_if(|(_, then)| told && *then <= time),
+        };
+        if put_together.is_some() && making.headers.later_fragment {
+            // Only now it tells what it belongs to.
+            (making.headers, making.found_by, making.key) =
+                (headers, Key::of(&headers), Key::of(&headers));
+            making.member = self.flows.join(&headers, making.found_by, false, None);
+        } else if told && Key::of(&headers) != making.key {
             making.key = Key::of(&headers);
-            making.member = self.flows.learn(making.member, &making.headers, &headers);
+            making.member = self.flows.learn(making.member, making.found_by, &headers);
         }
         if let (Some(connection), None) = (connection, making.quoted) {
             making.member = self.flows.connect(making.member, &headers, &connection);
         }
-        if making.end_seen && making.whole() {
+        if making.end_seen && making.whole() && !making.may_have_become_another() {
             self.end(id, Cause::Over, done);
         } else if making.events.len() >= EVENTS_OF_A_PACKET {
             self.end(id, Cause::Evicted, done);
@@ -242,6 +260,42 @@ impl<B: Benign> Assembler<B> {
                 making.scheduled = due;
                 self.deadlines.insert((due, id));
             }
+        }
+        if let Some((datagram, _)) = put_together {
+            self.put_together(id, datagram, (time, place), done);
+        }
+    }
+
+    /// The packet `whole` is at this place what the fragments of `datagram` have become that were waiting
+    /// there.
+    fn put_together(
+        &mut self,
+        whole: PacketId,
+        datagram: Datagram,
+        (time, place): (u64, Place),
+        done: &mut Vec<Journey>,
+    ) {
+        let mut others = Vec::new();
+        for id in self.fragments.of(&datagram).into_iter().filter(|id| *id != whole) {
+            let Some(making) = self.making.get_mut(&id) else { continue };
+            if !making.waits_with(datagram, place.netns, time) {
+                continue;
+            }
+            others.push(id);
+            making.joined = Some((whole, time));
+            if making.end_seen && making.whole() {
+                self.end(id, Cause::Over, done);
+            } else {
+                let due = making.due(&self.limits);
+                if due < making.scheduled {
+                    self.deadlines.remove(&(making.scheduled, id));
+                    making.scheduled = due;
+                    self.deadlines.insert((due, id));
+                }
+            }
+        }
+        if let Some(making) = self.making.get_mut(&whole) {
+            making.fragments.extend(others);
         }
     }
 
@@ -308,14 +362,30 @@ impl<B: Benign> Assembler<B> {
         let (headers, start, parent) = (first.event.headers, first.event.time, making.parent);
         let Some(last) = making.events.last() else { return };
         let (skb, last_headers) = (last.event.skb, last.event.headers);
-        let (began_as, quoted, told) = (making.headers, making.quoted, making.member);
+        let (quoted, told) = (making.quoted, making.member);
+        let whole_packet = making.became();
         let branches = making.branches;
+        let fragments = making.fragments;
+        // The first fragment may have come after this one.
+        let found_by = match making.headers.later_fragment {
+            true => self.fragments.key(&making.headers, start),
+            false => making.found_by,
+        };
+        let last_key = match last_headers.later_fragment {
+            true => found_by,
+            false => Key::of(&last_headers),
+        };
 
         let path =
             Path::new(parent, pieces, making.events.into_iter().map(|s| s.event), &self.benign);
         // A gap within tells itself; one behind the last event that came does not.
         let cut = path.end == End::None && self.last_loss >= Some(making.last_seen);
-        let outcome = outcome(&path, cause, quiet && !cut, cut, pieces);
+        let outcome = match (path.end, whole_packet) {
+            (End::None | End::Consume | End::Benign(_), Some(_)) => {
+                Outcome::Consumed { hop: path.last_before_end() }
+            }
+            _ => outcome(&path, cause, quiet && !cut, cut, pieces),
+        };
         let reader_expected = path.end == End::None
             && matches!(outcome, Outcome::Delivered { .. } | Outcome::Transmitted { .. });
         self.ended.push(id, reader_expected);
@@ -332,8 +402,9 @@ impl<B: Benign> Assembler<B> {
         let (member, flow) = match quoted {
             Some(quoted) => (told, self.flows.describe_quoted(told, &quoted)),
             None => {
-                let member = self.flows.settle(told, &began_as, &last_headers, receiver);
-                (member, self.flows.describe(member, &headers, &last_headers))
+                let member = self.flows.settle(told, found_by, last_key, receiver);
+                let first_key = if headers.later_fragment { found_by } else { Key::of(&headers) };
+                (member, self.flows.describe(member, first_key, last_key))
             }
         };
         let journey = Journey {
@@ -341,6 +412,8 @@ impl<B: Benign> Assembler<B> {
             id,
             parent: parent.map(|(packet, origin)| Parent { packet, origin, number: None }),
             branches,
+            whole: whole_packet.filter(|_| matches!(outcome, Outcome::Consumed { .. })),
+            fragments,
             flow,
             direction: member.direction,
             nat: path.nat,
@@ -412,8 +485,9 @@ fn sender(event: &Event) -> Option<u32> {
         What::TcEgress | What::DevQueue => true,
         _ => false,
     };
-    (event.begin && event.parent.is_none() && event.place.netns != 0 && sends)
-        .then_some(event.place.netns)
+    // Who forwards a packet that was put together cuts it again, in the name of its sender.
+    let begins = event.begin && event.parent.is_none() && !event.headers.later_fragment;
+    (begins && event.place.netns != 0 && sends).then_some(event.place.netns)
 }
 
 /// A journey in the making.
@@ -425,10 +499,18 @@ struct Making {
     /// What was made from it, and has ended.
     branches: Branches,
     member: Membership,
-    /// The headers of the event that was received first: what its flow was found by.
+    /// The headers of the event that was received first, or of the whole packet that it became.
     headers: Headers,
+    /// What its flow was found by: theirs, or what the first fragment of its packet tells.
+    found_by: Key,
     /// The last tuple that the flow table was told.
     key: Key,
+    /// It is a fragment of this packet, and when it was last seen as such, ns.
+    fragment: Option<(Datagram, u64)>,
+    /// Where it waited, another one has become the packet that it is a fragment of; when that was seen, ns.
+    joined: Option<(PacketId, u64)>,
+    /// The others that it became a packet with.
+    fragments: Vec<PacketId>,
     /// It is an ICMP error: the packet that it quotes.
     quoted: Option<Headers>,
     end_seen: bool,
@@ -447,14 +529,18 @@ struct Seen {
 }
 
 impl Making {
-    fn new(event: &Event, member: Membership, scheduled: u64) -> Self {
+    fn new(event: &Event, member: Membership, found_by: Key, scheduled: u64) -> Self {
         Self {
             events: Vec::with_capacity(8),
             parent: None,
             branches: Branches::default(),
             member,
             headers: event.headers,
-            key: Key::of(&event.headers),
+            found_by,
+            key: found_by,
+            fragment: None,
+            joined: None,
+            fragments: Vec::new(),
             quoted: None,
             end_seen: false,
             pieces: false,
@@ -499,6 +585,36 @@ impl Making {
             && last.and_then(|n| usize::try_from(n).ok()) == Some(self.events.len() - 1)
     }
 
+    /// The last thing that was seen of it on its way.
+    fn last_on_way(&self) -> Option<&Event> {
+        let is_end = |what: &What| matches!(what, What::Drop { .. } | What::Consume { .. });
+        self.events.iter().rev().map(|seen| &seen.event).find(|event| !is_end(&event.what))
+    }
+
+    /// A fragment that the kernel was done with. Which packet it was put together to is seen a moment later.
+    fn may_have_become_another(&self) -> bool {
+        self.fragment.is_some()
+            && self.joined.is_none()
+            && self
+                .events
+                .last()
+                .is_some_and(|seen| matches!(seen.event.what, What::Consume { .. }))
+    }
+
+    /// Whether it is a fragment of this packet, and was in this namespace at this time.
+    fn waits_with(&self, packet: Datagram, netns: u32, time: u64) -> bool {
+        self.fragment.is_some_and(|(datagram, _)| datagram == packet)
+            && self
+                .last_on_way()
+                .is_some_and(|event| event.place.netns == netns && event.time <= time)
+    }
+
+    /// The packet that it is a part of now, unless it was cut from that again.
+    fn became(&self) -> Option<PacketId> {
+        let (whole, then) = self.joined?;
+        self.last_on_way().is_none_or(|event| event.time <= then).then_some(whole)
+    }
+
     /// A copy that went nowhere but to a socket that listens to what passes: a tap's is first heard
     /// of when it is read, a raw socket's is of a protocol that has no ports. Each packet would
     /// have one, and where packets go is told of those themselves.
@@ -529,10 +645,14 @@ impl Making {
             What::HookExit { hook, .. } => is_delivery(hook),
             What::Socket { .. } => true,
             // A fragment waits here for the others.
-            What::IpLocalDeliver => !seen.event.headers.later_fragment,
+            What::IpLocalDeliver => !seen.event.headers.is_fragment(),
             _ => false,
         });
-        let patience = if self.end_seen || taken { limits.settle_after } else { limits.lost_after };
+        let patience = if self.end_seen || taken || self.became().is_some() {
+            limits.settle_after
+        } else {
+            limits.lost_after
+        };
         self.last_seen.saturating_add(patience)
     }
 }

@@ -127,6 +127,10 @@ pub(super) fn ends(h: &Headers) -> ((IpAddr, u16), (IpAddr, u16)) {
 
 /// The direction that a packet tells by itself, whatever was seen before.
 fn told_direction(h: &Headers) -> Option<Direction> {
+    // What tells it is in the first fragment.
+    if h.later_fragment {
+        return None;
+    }
     match (h.family, h.proto) {
         (Family::Arp, _) => match h.l4_kind {
             ARP_REQUEST => Some(Direction::Original),
@@ -143,7 +147,6 @@ fn told_direction(h: &Headers) -> Option<Direction> {
             129 => Some(Direction::Reply),
             _ => None,
         },
-        (_, TCP) if h.later_fragment => None,
         (_, TCP) => match (h.l4_kind & TCP_SYN != 0, h.l4_kind & TCP_ACK != 0) {
             (true, false) => Some(Direction::Original),
             (true, true) => Some(Direction::Reply),
@@ -219,16 +222,16 @@ impl FlowTable {
         self.evicted
     }
 
-    /// The flow that a packet belongs to by its headers, a new one if there is none yet. `begin`:
-    /// this is where the packet was first seen. `sender`: the namespace that has just sent it, if
+    /// The flow that a packet belongs to by its headers, a new one if there is none yet. `key`: that of
+    /// the headers, or of the packet that it is a fragment of. `begin`: this is where the packet was first seen. `sender`: the namespace that has just sent it, if
     /// it was seen doing so.
     pub(super) fn join(
         &mut self,
         headers: &Headers,
+        key: Key,
         begin: bool,
         sender: Option<u32>,
     ) -> Membership {
-        let key = Key::of(headers);
         let told = told_direction(headers);
         // Others reset a connection in the name of a side (REJECT).
         let sender = sender.filter(|_| !is_reset(headers));
@@ -301,14 +304,9 @@ impl FlowTable {
         Membership { flow, direction }
     }
 
-    /// A packet of `member` that began as `first` has become `now`. The packet's flow is
+    /// A packet of `member` that was found by `first` has become `now`. The packet's flow is
     /// returned: another one when `now` turns out to be the answer to an older question.
-    pub(super) fn learn(
-        &mut self,
-        member: Membership,
-        first: &Headers,
-        now: &Headers,
-    ) -> Membership {
+    pub(super) fn learn(&mut self, member: Membership, first: Key, now: &Headers) -> Membership {
         let key = Key::of(now);
         let answers = self.keys.get(&(key, ANY)).copied().filter(|owner| {
             owner.flow != member.flow
@@ -316,7 +314,7 @@ impl FlowTable {
                 && told_direction(now) != Some(Direction::Original)
         });
         if let Some(owner) = answers {
-            self.register(Key::of(first), owner);
+            self.register(first, owner);
             return owner;
         }
         self.register(key, member);
@@ -399,11 +397,10 @@ impl FlowTable {
     /// What a flow looks like, told by a packet of it that began as `first` and ended as `last`.
     /// Where only answers were seen, the question is what the last answer became, in reverse:
     /// by then its NAT was undone. A flow that was forgotten is made up from the packet.
-    pub(super) fn describe(&mut self, member: Membership, first: &Headers, last: &Headers) -> Flow {
+    pub(super) fn describe(&mut self, member: Membership, first: Key, last: Key) -> Flow {
         let reply = member.direction == Direction::Reply;
         let deduced = || {
-            let of = if reply && !last.later_fragment { last } else { first };
-            let key = Key::of(of);
+            let key = if reply { last } else { first };
             if reply { key.reverse().flow(member.flow) } else { key.flow(member.flow) }
         };
         match self.flows.peek_mut(&member.flow) {
@@ -431,22 +428,21 @@ impl FlowTable {
     pub(super) fn settle(
         &self,
         member: Membership,
-        first: &Headers,
-        last: &Headers,
+        first: Key,
+        last: Key,
         receiver: Option<u32>,
     ) -> Membership {
         let of = |key, sender| self.keys.get(&(key, sender)).copied();
         // Who asks is known by what it sends; an answer may be one to several.
         let asked = receiver
             .filter(|_| member.direction == Direction::Reply)
-            .and_then(|receiver| of(Key::of(last).reverse(), receiver));
+            .and_then(|receiver| of(last.reverse(), receiver));
         if let Some(asked) = asked {
             return Membership { direction: asked.direction.reverse(), ..asked };
         }
         let sender =
             self.flows.peek(&member.flow).map_or(ANY, |entry| entry.sender(member.direction));
-        let key = Key::of(first);
-        of(key, sender).or_else(|| of(key, ANY)).unwrap_or(member)
+        of(first, sender).or_else(|| of(first, ANY)).unwrap_or(member)
     }
 
     fn register(&mut self, key: Key, member: Membership) {

@@ -147,8 +147,13 @@ impl Walk {
         let Event { headers, what, bytes, .. } = event;
         let rewrites = self.rewrites(&headers);
         // A sighting that cannot tell addresses or ports must not hide a rewrite.
-        if self.headers.is_none() || (headers.family != Family::Other && !headers.later_fragment) {
-            self.headers = Some(headers);
+        match &mut self.headers {
+            Some(_) if headers.family == Family::Other => {}
+            // Addresses it does tell.
+            Some(known) if headers.later_fragment && !known.later_fragment => {
+                (known.src, known.dst) = (headers.src, headers.dst);
+            }
+            known => *known = Some(headers),
         }
         self.watch_bridge(&what);
         // A rewrite that the exit of a hook reports follows that hook's hop; one that shows only
@@ -215,7 +220,8 @@ impl Walk {
             }
             // Unless LOCAL_IN is seen next, nobody has anything to say against it.
             What::IpLocalDeliver => {
-                self.path.taken = Some(index);
+                // A fragment waits here for the others.
+                self.path.taken = (!headers.is_fragment()).then_some(index);
                 HopDetail::None
             }
             What::TcIngress

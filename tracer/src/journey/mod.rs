@@ -5,6 +5,7 @@ mod assemble;
 mod branch;
 mod chronicle;
 mod flow;
+mod fragments;
 mod hops;
 #[cfg(test)]
 pub(crate) mod sample;
@@ -37,6 +38,11 @@ pub struct Journey {
     pub parent: Option<Parent>,
     /// The packets that were made from it, as far as they were heard of before it is given out.
     pub branches: Branches,
+    /// The packet that it was put together to, with the others of its fragments: where this one ended.
+    pub whole: Option<PacketId>,
+    /// The other fragments that it was put together from, as far as they were followed, when it was the last
+    /// to come. Each time that it was.
+    pub fragments: Vec<PacketId>,
     /// The flow it belongs to.
     pub flow: Flow,
     /// Which side of the flow sent it.

@@ -33,6 +33,8 @@ pub(crate) fn udp(src: &str, sport: u16, dst: &str, dport: u16) -> Headers {
         ip_id: 1,
         ttl: 64,
         later_fragment: false,
+        more_fragments: false,
+        fragment_id: 0,
     }
 }
 
@@ -198,6 +200,30 @@ impl Packet {
     pub(crate) fn events(self) -> Vec<Event> {
         self.events
     }
+}
+
+/// The first, a middle and the last fragment of a packet.
+pub(crate) fn cut(whole: Headers) -> [Headers; 3] {
+    let first = Headers { fragment_id: 9, more_fragments: true, ..whole };
+    let middle = Headers { later_fragment: true, sport: 0, dport: 0, ..first };
+    [first, middle, Headers { more_fragments: false, ..middle }]
+}
+
+/// What is seen when three fragments arrive and are put together by a hook: the first one is done with, the
+/// last one becomes the whole.
+pub(crate) fn put_together(whole: Headers) -> Vec<Event> {
+    let [first, middle, last] = cut(whole);
+    let arrives =
+        |id, headers| packet(id, headers).see(What::DevReceive).see(enter(Hook::Prerouting));
+    let mut events = arrives(1, first).events();
+    events.extend(arrives(2, middle).events());
+    events.extend(arrives(3, last).events());
+    let last_seen = events.last().unwrap().time;
+    let done = arrives(1, first).see(consume()).events().pop().unwrap();
+    events.push(Event { time: last_seen + 1, ..done });
+    let on = arrives(3, last).becomes(whole).see(exit(Hook::Prerouting)).see(enter(Hook::Input));
+    events.extend(on.see(exit(Hook::Input)).see(socket()).see(consume()).events().split_off(2));
+    events
 }
 
 /// The journeys of these events, without a word about time before the end.

@@ -767,8 +767,9 @@ fn delivery_by_the_stack_is_known_as_soon_as_by_a_hook() {
     let mut assembler = Assembler::new(LIMITS, ());
     let mut done = Vec::new();
     let whole = udp("10.0.0.1", 1, "10.0.0.2", 2);
-    let piece = Headers { later_fragment: true, ..whole };
-    for (id, headers) in [(1, whole), (2, piece)] {
+    let later = Headers { later_fragment: true, ..whole };
+    let first = Headers { more_fragments: true, ..whole };
+    for (id, headers) in [(1, whole), (2, later), (3, first)] {
         for event in packet(id, headers).starting(0).see(What::IpLocalDeliver).events() {
             assembler.push(event, &mut done);
         }
@@ -955,6 +956,124 @@ fn a_fragment_without_ports_is_not_nat() {
     let later = Headers { later_fragment: true, sport: 0, dport: 0, ..whole };
     let journey = one(packet(1, whole).see(What::DevReceive).becomes(later).see(What::DevXmit));
     assert_eq!(points(&journey), ["dev_receive", "dev_xmit"]);
+}
+
+#[test]
+fn the_last_fragment_becomes_the_packet_and_the_others_end_in_it() {
+    let mut all = journeys(put_together(udp("10.0.0.2", 4000, "10.0.0.3", 53)));
+    all.sort_by_key(|journey| journey.id);
+    let [first, middle, whole] = &all[..] else { panic!("{all:#?}") };
+    for part in [first, middle] {
+        assert_eq!(part.outcome, Outcome::Consumed { hop: 1 });
+        assert_eq!((part.whole, &part.fragments[..]), (Some(PacketId(3)), &[][..]));
+    }
+    assert_eq!(whole.outcome, Outcome::Delivered { hop: 3 });
+    assert_eq!(whole.whole, None);
+    assert_eq!(whole.fragments, [PacketId(1), PacketId(2)]);
+    assert_eq!(points(whole), ["dev_receive", "nf_prerouting", "nf_input", "socket", "consume"]);
+    for journey in &all {
+        let Flow { id, sport, dport, .. } = journey.flow;
+        assert_eq!((id, sport, dport), (FlowId(1), 4000, 53), "{journey:#?}");
+    }
+}
+
+#[test]
+fn fragments_end_in_their_packet_as_soon_as_it_is_seen() {
+    let mut assembler = Assembler::new(LIMITS, ());
+    let mut done = Vec::new();
+    let events = put_together(udp("10.0.0.2", 4000, "10.0.0.3", 53));
+    let last = events.last().unwrap().time;
+    for event in events {
+        assembler.push(event, &mut done);
+    }
+    assert_eq!(done.iter().map(|journey| journey.id.0).collect::<Vec<_>>(), [1, 3]);
+    assembler.advance(last + 101 * MS, &mut done);
+    assert_eq!(done.iter().map(|journey| journey.id.0).collect::<Vec<_>>(), [1, 3, 2]);
+    assert!(assembler.nothing_kept());
+}
+
+#[test]
+fn fragments_elsewhere_and_of_other_packets_do_not_end_in_it() {
+    let whole = udp("10.0.0.2", 4000, "10.0.0.3", 53);
+    let [_, middle, _] = cut(whole);
+    let other = Headers { fragment_id: 10, ip_id: 10, ..middle };
+    let mut events = packet(4, middle).at(7, 2).see(What::DevReceive).events();
+    events.extend(packet(5, other).see(What::DevReceive).events());
+    events.extend(put_together(whole));
+    for journey in journeys(events).iter().filter(|journey| [4, 5].contains(&journey.id.0)) {
+        assert!(matches!(journey.outcome, Outcome::Lost { .. }), "{journey:#?}");
+        assert_eq!(journey.whole, None);
+    }
+}
+
+#[test]
+fn a_fragment_that_is_cut_from_the_packet_again_goes_on() {
+    let whole = udp("10.0.0.2", 4000, "10.0.0.3", 53);
+    let mut events = put_together(whole);
+    let on = packet(2, cut(whole)[1]).starting(900_000).see(What::DevReceive);
+    let on = on.see(enter(Hook::Prerouting)).see(What::DevXmit);
+    events.extend(on.events().pop());
+    let all = journeys(events);
+    let journey = all.iter().find(|journey| journey.id.0 == 2).unwrap();
+    assert_eq!((journey.whole, journey.outcome.clone()), (None, Outcome::Transmitted { hop: 2 }));
+}
+
+#[test]
+fn fragments_of_an_answer_belong_to_the_question_whichever_comes_first() {
+    let question = udp("10.0.0.2", 4000, "10.0.0.3", 53);
+    let [first, middle, last] = cut(udp("10.0.0.3", 53, "10.0.0.2", 4000));
+    for order in [[first, middle, last], [last, middle, first]] {
+        let mut events = packet(1, question).see(What::DevReceive).see(consume()).events();
+        for (id, headers) in (2..).zip(order) {
+            events.extend(packet(id, headers).see(What::DevReceive).events());
+        }
+        for journey in journeys(events) {
+            let Flow { id, src, sport, dport, .. } = journey.flow;
+            let told = (id, src, sport, dport);
+            assert_eq!(told, (FlowId(1), ip("10.0.0.2"), 4000, 53), "{journey:#?}");
+            let asks = journey.id.0 == 1;
+            let direction = if asks { Direction::Original } else { Direction::Reply };
+            assert_eq!(journey.direction, direction, "{journey:#?}");
+        }
+    }
+}
+
+#[test]
+fn a_later_fragment_of_a_ping_is_no_reply() {
+    let [first, middle, _] = cut(icmp("10.0.0.2", "10.0.0.3", 8, 7, 1));
+    let middle = Headers { l4_kind: 0, seq: 0, ..middle };
+    let flows = flow_of(vec![
+        packet(1, middle).see(What::DevReceive),
+        packet(2, first).see(What::DevReceive),
+    ]);
+    assert_eq!(flows[0].1, Direction::Original);
+    assert_eq!((flows[0].0, flows[1].1), (flows[1].0, Direction::Original));
+}
+
+#[test]
+fn a_later_fragment_is_rewritten_once() {
+    let [_, middle, _] = cut(udp("10.0.0.2", 4000, "10.0.0.3", 53));
+    let behind = Headers { src: ip("198.51.100.1"), ..middle };
+    let journey = one(packet(1, middle)
+        .see(What::DevReceive)
+        .becomes(behind)
+        .see(What::DevQueue)
+        .see(What::DevXmit));
+    assert_eq!(points(&journey), ["dev_receive", "nat", "dev_queue", "dev_xmit"]);
+}
+
+#[test]
+fn fragmented_packets_beyond_the_room_are_counted() {
+    let mut assembler = Assembler::new(Limits { flows: 2, ..LIMITS }, ());
+    let mut done = Vec::new();
+    for id in 1..=3 {
+        let [first, ..] = cut(udp("10.0.0.2", 4000, "10.0.0.3", 53));
+        let first = Headers { fragment_id: id as u16, ..first };
+        for event in packet(id, first).see(What::DevReceive).events() {
+            assembler.push(event, &mut done);
+        }
+    }
+    assert_eq!(assembler.counts().flows_evicted, 1);
 }
 
 #[test]

@@ -115,6 +115,8 @@ impl<N: Names + KernelNames + ?Sized> Builder<'_, N> {
             id: packet_id(journey.id),
             parent: journey.parent.map(|parent| packet_id(parent.packet)),
             parent_journey: journey.parent.and_then(|parent| parent.number),
+            whole: journey.whole.map(packet_id),
+            fragments: journey.fragments.iter().copied().map(packet_id).collect(),
             src: addressed.then(|| headers.src.to_string()),
             dst: addressed.then(|| headers.dst.to_string()),
             src_name: owner(headers.src),
@@ -281,10 +283,12 @@ fn hexadecimal(captured: &Captured) -> String {
 fn flow(journey: &Journey) -> record::Flow {
     let (flow, headers) = (&journey.flow, &journey.headers);
     let addressed = flow.family != Family::Other;
-    let ports = describe::has_ports(flow.family, flow.proto) && !headers.later_fragment;
+    // Of a fragment whose first one was not seen they are not known.
+    let told = !headers.later_fragment || (flow.sport, flow.dport) != (0, 0);
+    let ports = describe::has_ports(flow.family, flow.proto) && told;
     // Of the packet: an error belongs to the flow of what it quotes.
-    let icmp = describe::is_icmp(headers.family, headers.proto);
-    let echo = describe::is_echo(headers);
+    let icmp = describe::is_icmp(headers.family, headers.proto) && !headers.later_fragment;
+    let echo = icmp && describe::is_echo(headers);
     record::Flow {
         id: flow.id.0,
         proto: describe::protocol(flow.family, flow.proto),

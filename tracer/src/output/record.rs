@@ -205,6 +205,13 @@ pub struct Packet {
     /// Number of that packet's journey, where that was finished before this one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub parent_journey: Option<u64>,
+    /// Of a fragment: the packet that it was put together to, which goes on in its stead.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub whole: Option<String>,
+    /// Of a packet that was put together from fragments: the others, as far as they were followed. The last
+    /// one to come becomes the whole packet, so this one began as a fragment.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub fragments: Vec<String>,
     /// Source address; `null` for a packet that is neither IP nor ARP.
     pub src: Option<String>,
     /// Destination address.

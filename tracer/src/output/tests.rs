@@ -339,6 +339,23 @@ fn branches_as_json() {
 }
 
 #[test]
+fn fragments_name_the_packet_that_they_are_put_together_to() {
+    let events = put_together(udp("10.0.100.252", 4000, "10.0.100.1", 53));
+    let mut all = journeys(events);
+    all.sort_by_key(|journey| journey.id);
+    let [first, _, whole] = &all.iter().map(build).collect::<Vec<_>>()[..] else { panic!() };
+    assert_eq!(first.packet.whole.as_deref(), Some("3"));
+    assert_eq!(whole.packet.fragments, ["1", "2"]);
+    let told = text(Hops::Main, first);
+    assert!(
+        told.contains("(nf_prerouting): put together with other fragments to packet 3\n"),
+        "{told}"
+    );
+    let told = text(Hops::Main, whole);
+    assert!(told.contains("later fragment, IP id 1  put together to packet 3  84 bytes"), "{told}");
+}
+
+#[test]
 fn a_translated_packet_as_text() {
     assert_eq!(
         text(Hops::Main, &translated()),

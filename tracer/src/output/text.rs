@@ -133,6 +133,9 @@ impl<W: Write> Text<W> {
         if let Some(location) = &outcome.location {
             write!(self.out, " in {}", escape(location))?;
         }
+        if let Some(whole) = &journey.packet.whole {
+            write!(self.out, ": put together with other fragments to packet {whole}")?;
+        }
         writeln!(self.out)?;
         let faint = self.styles.faint;
         if let Some(rule) = &outcome.rule {
@@ -260,6 +263,9 @@ fn header(journey: &Journey) -> String {
     );
     if !packet.info.is_empty() {
         let _ = write!(text, "  {}", escape(&packet.info));
+    }
+    if !packet.fragments.is_empty() {
+        let _ = write!(text, "  put together to packet {}", packet.id);
     }
     let _ = write!(
         text,
