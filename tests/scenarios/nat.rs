@@ -1,10 +1,11 @@
 //! One flow, both ways, before and after NAT: followed from the NIC on, whoever began.
 
-use std::net::UdpSocket;
+use std::{net::UdpSocket, thread, time::Duration};
 
 use anyhow::Result;
 use lab::{
     Journey, Lab, Records, Trace,
+    pace::patience,
     topology::{self, C1, C1_V6, C2, UPLINK, WORLD, WORLD_LINK, WORLD_V6},
     traffic::{self, at},
 };
@@ -208,6 +209,81 @@ fn connection_tracking_tells_both_tuples_of_a_connection() -> Result<()> {
     let told = detail(answered[0], "host:eth-up conntrack");
     assert_eq!((&told["state"], &told["original"]), (&json!("established"), &original));
     assert_eq!((&told["reply"]["src"], &told["reply"]["dst"]), (&json!(WORLD), &json!(UPLINK)));
+    Ok(())
+}
+
+/// All of a port is sent by one port of the uplink, whoever sends it.
+const ONE_PORT: &str = "table ip nat {
+    chain post { type nat hook postrouting priority 90; ip saddr 10.0.100.0/24 udp dport 7 snat to 198.51.100.1:4000; }
+}";
+
+/// c1 asks the world by the uplink's port, then c2, when c1's connection is forgotten, then c1 again.
+fn taking_turns(lab: &Lab) -> Result<()> {
+    let host = lab.netns("host")?;
+    let server = traffic::udp_socket(lab.netns("world")?, at(WORLD, 7)?)?;
+    for container in ["c1", "c2", "c1"] {
+        let client = traffic::udp_client(lab.netns(container)?, at(WORLD, 7)?)?;
+        for _ in 0..2 {
+            client.send(b"?")?;
+            let (_, from) = server.recv_from(&mut [0; 8])?;
+            assert_eq!(from, at(UPLINK, 4000)?, "the port is not free yet");
+            server.send_to(b"!", from)?;
+            client.recv(&mut [0; 8])?;
+        }
+        // Longer than the host remembers it.
+        thread::sleep(patience(Duration::from_millis(2_500)));
+    }
+    host.settle()
+}
+
+/// A port of NAT is free again at once.
+fn with_one_port() -> Result<Lab> {
+    let lab = Lab::standard()?;
+    let host = lab.netns("host")?;
+    host.nft(ONE_PORT)?;
+    for timeout in ["nf_conntrack_udp_timeout", "nf_conntrack_udp_timeout_stream"] {
+        host.sysctl(&format!("net.netfilter.{timeout}"), "1")?;
+    }
+    Ok(lab)
+}
+
+#[test]
+fn an_answer_to_another_container_by_a_port_that_was_ours_is_not_followed() -> Result<()> {
+    let lab = with_one_port()?;
+
+    let records = Trace::during(&lab, &["--ip", C1, "--proto", "udp"], || taking_turns(&lab))?;
+
+    for journey in &records.journeys {
+        journey.assert_avoids("c2 *");
+        assert_ne!(journey.record["nat"]["dst"], C2, "{journey}");
+        assert_ne!(journey.outcome(), "lost", "{journey}");
+    }
+    let answers = records.of("udp", "reply");
+    assert_eq!(answers.len(), 4, "{records}");
+    for answer in answers {
+        answer.assert_passes(&["world:eth0 dev_xmit", "host:eth-up dev_receive", "c1:eth0 *"]);
+    }
+    assert_eq!(records.of("udp", "original").len(), 4, "{records}");
+    records.assert_nothing_lost();
+    Ok(())
+}
+
+#[test]
+fn two_containers_that_use_one_port_in_turn_are_two_flows() -> Result<()> {
+    let lab = with_one_port()?;
+
+    let records = Trace::during(&lab, &["--port", "7", "--proto", "udp"], || taking_turns(&lab))?;
+
+    for journey in records.select(|journey| journey.proto() == "udp") {
+        let container = journey.flow("src");
+        let end = if container == C1 { "c1" } else { "c2" };
+        assert!([C1, C2].contains(&container.as_str()), "{journey}");
+        journey.assert_passes(&[&format!("{end}:eth0 *")]);
+    }
+    for container in [C1, C2] {
+        let of = records.select(|j| j.proto() == "udp" && j.flow("src") == container);
+        assert!(of.len() >= 4, "{records}");
+    }
     Ok(())
 }
 

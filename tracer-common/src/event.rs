@@ -84,6 +84,9 @@ pub mod flags {
     pub const CONNECTION: u8 = 16;
     /// The packet is in a tunnel's: the tuple is its own, not that of the packet around it.
     pub const TUNNELED: u8 = 32;
+    /// The packet turns out to be none of those that are followed: it looked like an answer to one before
+    /// its NAT was undone. This is its last event.
+    pub const FOREIGN: u8 = 64;
 }
 
 /// Values of [`Event::origin`].

@@ -36,7 +36,8 @@ pub struct Followed {
     pub tunneled: u8,
     /// It was told what it is to its connection.
     pub tracked: u8,
-    /// Why it is followed: [`flags::LEARNED`](crate::event::flags::LEARNED), or another bit.
+    /// Why it is followed: [`flags::LEARNED`](crate::event::flags::LEARNED), or another bit; and
+    /// [`flags::FOREIGN`](crate::event::flags::FOREIGN) once that was found wrong.
     pub begun: u8,
     /// Unused, 0.
     pub pad: [u8; 5],

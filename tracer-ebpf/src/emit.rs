@@ -10,7 +10,7 @@ use tracer_common::{
 };
 
 use crate::{
-    globals::{EVENTS, count, setting},
+    globals::{EVENTS, FOLLOWED, count, setting},
     track::{Sighting, Source},
 };
 
@@ -156,6 +156,7 @@ fn send<S: Source, const N: usize>(
         (*e).point = report.point;
         (*e).flags = report.flags
             | if begin { flags::BEGIN | (known.begun & flags::LEARNED) } else { 0 }
+            | (known.begun & flags::FOREIGN)
             | if known.tunneled != 0 { flags::TUNNELED } else { 0 };
         (*e).origin = known.origin;
         (*e).tuple = known.tuple;
@@ -174,4 +175,7 @@ fn send<S: Source, const N: usize>(
         BPF_RB_NO_WAKEUP
     };
     entry.submit(u64::from(wake));
+    if known.begun & flags::FOREIGN != 0 {
+        let _ = FOLLOWED.remove(&source.address());
+    }
 }

@@ -186,6 +186,10 @@ pub fn known_itself<S: Source>(source: &S) -> Option<Sighting> {
     // SAFETY: as in `known_or_begun`.
     let known = unsafe { &mut *followed };
     if source.headers().parse(source.bytes(), &mut tuple) && is_same(known, &tuple, false) {
+        // What has become whole in the stack, where nothing is hooked.
+        if known.tuple.fragment_id != tuple.fragment_id {
+            known.tuple = tuple;
+        }
         return Some(Sighting::known(followed));
     }
     if is_tunneled(source, known, &mut tuple) {
@@ -235,7 +239,7 @@ pub fn reparse<S: Source>(source: &S, known: &mut Followed) -> bool {
 fn take_rewritten(known: &mut Followed, now: &Tuple) -> bool {
     let rewritten = !has_same_ends(&known.tuple, now);
     if rewritten && setting!(follow_replies) != 0 {
-        learn(&known.tuple, now);
+        known.begun |= learn(&known.tuple, now, known.begun);
     }
     known.tuple = *now;
     rewritten
@@ -425,19 +429,30 @@ fn parent(address: u64, tuple: &Tuple) -> u64 {
 }
 
 /// Remembers what an answer to a packet will carry that was `before` and left as `now`, if that
-/// answer is to be followed: it would be, were there no NAT.
+/// answer is to be followed: it would be, were there no NAT. `begun`: why the packet is followed. Returns
+/// [`flags::FOREIGN`] if that was a mistake.
 #[inline(never)]
-fn learn(before: &Tuple, now: &Tuple) {
+fn learn(before: &Tuple, now: &Tuple, begun: u8) -> u8 {
     // An ICMP error has no answer. Nor has a later fragment: it is the packet that has.
     if !matches!(now.family, family::IPV4 | family::IPV6)
         || is_portless_icmp(now)
         || now.later_fragment != 0
     {
-        return;
+        return 0;
     }
     // A later fragment that has become the whole packet shows its ports. That is no rewrite.
     if before.later_fragment != 0 && before.src == now.src && before.dst == now.dst {
-        return;
+        return 0;
+    }
+    // It was taken for an answer to a followed flow, whose port NAT has given to another one since. What is
+    // rewritten twice is known by what it is in between.
+    if begun == flags::LEARNED
+        && before.later_fragment == 0
+        && !matches_packet(filter(), now)
+        && !is_learned(now)
+    {
+        let _ = LEARNED.remove(&flow_of(before));
+        return flags::FOREIGN;
     }
     let mut answer = *before;
     reverse(&mut answer);
@@ -445,6 +460,7 @@ fn learn(before: &Tuple, now: &Tuple) {
     if matches_packet(filter(), &answer) || is_learned(&answer) {
         remember(now);
     }
+    0
 }
 
 /// Remembers what an answer to `now` carries. A BPF subprogram, for the stack of its own.

@@ -508,6 +508,9 @@ pub struct Event {
     /// It matched as the answer to a followed flow, not by the filter; only with `begin`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub learned: bool,
+    /// It turns out here to be none of those that are followed; nothing more comes of it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub foreign: bool,
     /// It is an ICMP error: the packet that it quotes, as far as it does; only with `begin`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quoted: Option<Box<Headers>>,

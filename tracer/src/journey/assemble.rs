@@ -71,7 +71,8 @@ pub struct Counts {
     /// Journeys ended early because there were too many at once, or because one had no end of
     /// events.
     pub evicted: u64,
-    /// Packets of which nothing but a harmless end was seen: no journeys.
+    /// Packets of which nothing but a harmless end was seen, and such as turned out to be none of those that
+    /// are followed: no journeys.
     pub hidden: u64,
     /// Flows, and packets of which fragments were seen, forgotten because there were too many.
     pub flows_evicted: u64,
@@ -176,6 +177,10 @@ impl<B: Benign> Assembler<B> {
         {
             cut.pieces = true;
         }
+        if event.foreign {
+            self.forget(id);
+            return;
+        }
         if let Some(&reader_expected) = self.ended.peek(&id) {
             if reader_expected && matches!(event.what, What::Socket { .. } | What::Consume { .. }) {
                 self.counts.expected_late += 1;
@@ -264,6 +269,15 @@ impl<B: Benign> Assembler<B> {
         if let Some((datagram, _)) = put_together {
             self.put_together(id, datagram, (time, place), done);
         }
+    }
+
+    /// This packet is none of those that are followed.
+    fn forget(&mut self, id: PacketId) {
+        if let Some(making) = self.making.remove(&id) {
+            self.deadlines.remove(&(making.scheduled, id));
+        }
+        self.ended.push(id, false);
+        self.counts.hidden += 1;
     }
 
     /// The packet `whole` is at this place what the fragments of `datagram` have become that were waiting

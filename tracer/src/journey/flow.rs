@@ -193,6 +193,14 @@ impl Entry {
         self.deduced || (!self.told && self.senders == [ANY; 2])
     }
 
+    /// It is not the flow of a connection that began with this: one that did was seen as it was sent.
+    fn is_anothers(&self, original: Key) -> bool {
+        !self.is_guessed()
+            && self.keys.len() < KEYS_OF_A_FLOW
+            && self.keys.iter().all(|(key, _)| *key != original)
+            && self.flow != original.flow(self.flow.id)
+    }
+
     fn sender(&self, direction: Direction) -> Sender {
         self.senders[direction as usize]
     }
@@ -352,6 +360,15 @@ impl FlowTable {
                 member = Membership { direction, ..owner };
                 self.register(key, member);
             }
+        }
+        if self.flows.peek(&member.flow).is_some_and(|entry| entry.is_anothers(original)) {
+            let owner = self.keys.get(&(original, ANY)).copied();
+            let owner = owner.unwrap_or_else(|| self.begin(original, Direction::Original, false));
+            let same = direction == Direction::Original;
+            let direction = if same { owner.direction } else { owner.direction.reverse() };
+            member = Membership { direction, ..owner };
+            // NAT has given it a tuple that another flow had.
+            self.register(key, member);
         }
         if let Some(entry) = self.flows.peek_mut(&member.flow) {
             let guessed = !entry.told;

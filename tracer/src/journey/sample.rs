@@ -163,6 +163,14 @@ impl Packet {
         self
     }
 
+    /// With the last event the packet was found to be none of those that are followed.
+    pub(crate) fn foreign(mut self) -> Self {
+        if let Some(event) = self.events.last_mut() {
+            event.foreign = true;
+        }
+        self
+    }
+
     pub(crate) fn starting(mut self, time: u64) -> Self {
         self.start = time;
         self
@@ -184,6 +192,7 @@ impl Packet {
             parent: (n == 0).then(|| self.parent.map(PacketId)).flatten(),
             origin: self.origin,
             learned: false,
+            foreign: false,
             quoted: None,
             tunneled: false,
             skb: 0xffff_8881_47cb_7900,

@@ -932,6 +932,60 @@ fn a_source_port_that_nat_uses_again_is_another_flow() {
 }
 
 #[test]
+fn an_answer_belongs_to_the_flow_that_connection_tracking_knows() {
+    let (world, behind) = ("203.0.113.8", "198.51.100.10");
+    let sent = udp("10.0.0.2", 4000, world, 53);
+    let rewritten = udp(behind, 4000, world, 53);
+    let query = packet(1, sent)
+        .see(enter(Hook::Postrouting))
+        .becomes(rewritten)
+        .see(exit(Hook::Postrouting));
+    let answer = udp(world, 53, behind, 4000);
+    let of = |id, original, back| {
+        packet(id, answer)
+            .see(enter(Hook::Prerouting))
+            .see(tracked(original, answer, true))
+            .becomes(back)
+            .see(exit(Hook::Prerouting))
+    };
+    let other = udp("10.0.0.3", 4000, world, 53);
+    let flows = flow_of(vec![
+        query,
+        of(2, sent, udp(world, 53, "10.0.0.2", 4000)),
+        of(3, other, udp(world, 53, "10.0.0.3", 4000)),
+        of(4, other, udp(world, 53, "10.0.0.3", 4000)),
+        packet(5, other).see(enter(Hook::Output)),
+        packet(6, sent).see(enter(Hook::Output)),
+    ]);
+    let told: Vec<_> = flows.iter().map(|(id, direction, _)| (*id, *direction)).collect();
+    use Direction::{Original, Reply};
+    assert_eq!(
+        told,
+        [(1, Original), (1, Reply), (2, Reply), (2, Reply), (2, Original), (1, Original)]
+    );
+    assert_eq!(flows[2].2.src, ip("10.0.0.3"));
+}
+
+#[test]
+fn what_was_followed_by_mistake_is_no_journey() {
+    let mut assembler = Assembler::new(LIMITS, ());
+    let mut done = Vec::new();
+    let answer = packet(1, udp("203.0.113.8", 53, "198.51.100.10", 4000))
+        .see(What::DevReceive)
+        .see(enter(Hook::Prerouting))
+        .becomes(udp("203.0.113.8", 53, "10.0.0.3", 4000))
+        .see(exit(Hook::Prerouting))
+        .foreign();
+    for event in answer.events() {
+        assembler.push(event, &mut done);
+    }
+    assert!(assembler.nothing_kept());
+    assembler.finish(&mut done);
+    assert!(done.is_empty());
+    assert_eq!(assembler.counts().hidden, 1);
+}
+
+#[test]
 fn arp_and_echo_know_who_asked() {
     let flows = flow_of(vec![
         packet(1, arp("10.0.0.2", "10.0.0.1", 2)).see(What::DevReceive),
