@@ -7,7 +7,7 @@ use anyhow::Result;
 use lab::{
     Capability, Journey, Lab, Records, Trace, notes,
     pace::patience,
-    topology::{C1, HOST, HOST_MAC, UPLINK, UPLINK_MAC, WORLD},
+    topology::{C1, C1_V6, HOST, HOST_MAC, UPLINK, UPLINK_MAC, WORLD},
     traffic::{self, at},
 };
 
@@ -170,6 +170,57 @@ fn too_big_and_not_to_be_fragmented() -> Result<()> {
     })?;
     let hop = records.first_shown(&FORWARDING);
     records.assert_dropped(|journey| journey.proto() == "icmp", hop, "PKT_TOO_BIG");
+    Ok(())
+}
+
+/// Beyond the world a link takes no more than 1300 bytes.
+fn small_beyond(lab: &mut Lab) -> Result<()> {
+    lab.add("far")?;
+    let (world, far) = (lab.netns("world")?, lab.netns("far")?);
+    world.sysctl("net.ipv4.ip_forward", "1")?;
+    world.sysctl("net.ipv6.conf.all.forwarding", "1")?;
+    world.ip(&format!(
+        "link add to-far mtu 1300 type veth peer name eth0 netns {far}
+         addr add 192.0.2.1/24 dev to-far
+         addr add 2001:db8:7::1/64 dev to-far nodad
+         link set to-far up",
+        far = far.name()
+    ))?;
+    far.ip("link set eth0 mtu 1300
+         addr add 192.0.2.9/24 dev eth0
+         addr add 2001:db8:7::9/64 dev eth0 nodad
+         link set eth0 up
+         route add default via 192.0.2.1
+         route add ::/0 via 2001:db8:7::1")?;
+    far.settle()?;
+    world.settle()
+}
+
+#[test]
+fn too_big_beyond_a_router_that_says_so() -> Result<()> {
+    let mut lab = Lab::standard()?;
+    small_beyond(&mut lab)?;
+    for (from, to, error) in [(C1, "192.0.2.9", "3"), (C1_V6, "2001:db8:7::9", "2")] {
+        let records = Trace::during(&lab, &["--ip", from, "--proto", "udp"], || {
+            let client = traffic::udp_client(lab.netns("c1")?, at(to, PORT)?)?;
+            client.send(&[0; 1400])?;
+            thread::sleep(patience(Duration::from_millis(300)));
+            Ok(())
+        })?;
+
+        let hops = ["world ip_forward", "world route"];
+        let hop = records.first_shown(&hops);
+        let dropped = records.assert_dropped(is_probe, hop, "PKT_TOO_BIG");
+        assert!(dropped.why().contains("(to-far takes 1300)"), "{}", dropped.why());
+        assert_eq!(dropped.record["outcome"]["evidence"]["mtu"], 1300, "{dropped}");
+        let errors = records.select(|journey| journey.flow("icmp_type") == error);
+        let [said] = errors[..] else { panic!("{records}") };
+        assert_eq!(said.record["flow"]["id"], dropped.record["flow"]["id"], "{records}");
+        assert_eq!((said.proto(), said.direction()), ("udp", "reply"), "{said}");
+        said.assert_passes(&["world:eth0 dev_xmit", "host nat", "c1:eth0 dev_receive"]);
+        assert_eq!(said.record["nat"]["dst"], from, "{said}");
+        said.assert_delivered("c1");
+    }
     Ok(())
 }
 

@@ -132,7 +132,7 @@ pub(super) const CAUSES: &[Cause] = causes! {
         "its IP header is damaged or cut short, as {netns} sees it at {dev}";
         ["{exec}ethtool -S {dev}", "{exec}ethtool -K {dev} tx off rx off   # if a checksum offload is at fault"]; [];
     ["PKT_TOO_BIG"], [], ANY =>
-        "it is larger than the MTU of the next link and may not be fragmented ({length} bytes)";
+        "it is larger than the MTU of the next link{mtu} and may not be fragmented ({length} bytes)";
         ["{exec}ip link show", "{exec}ping -M do -s 1400 {dst}", "{exec}iptables -t mangle -A FORWARD -p tcp --tcp-flags SYN,RST SYN -j TCPMSS --clamp-mss-to-pmtu"]; [];
     ["XFRM_POLICY"], [], ANY =>
         "an IPsec policy of {netns} does not let it through";

@@ -198,6 +198,10 @@ pub trait Evidence: KernelNames + Names {
     /// A kernel setting of a namespace, by its dotted name as `sysctl` takes it
     /// (`net.ipv4.ip_forward`; a dot within the name of an interface is written `/`).
     fn sysctl(&self, netns: u32, name: &str) -> Option<String>;
+    /// The MTU of an interface, bytes, as it is now.
+    fn mtu(&self, _: Place) -> Option<u32> {
+        None
+    }
     /// The rule or policy that is known to have decided, by name; `None` where its table is not
     /// known.
     fn decided(&self, _died: &Died<'_>, _at: InHook, _by: &Decider) -> Option<Decision> {

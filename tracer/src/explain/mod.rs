@@ -19,6 +19,8 @@ pub use facts::{
     NetnsName, location_name, reason_name,
 };
 
+use std::net::IpAddr;
+
 use serde_json::{Map, Value};
 use tracer_common::point::Point;
 
@@ -124,12 +126,39 @@ fn dropped(
         return;
     };
     explanation.why = words.sentence(cause.why);
+    if cause.why.contains("{mtu}")
+        && let Some((_, mtu)) = smaller_mtu(journey, place.netns, evidence)
+    {
+        explanation.evidence.insert("mtu".to_owned(), mtu.into());
+    }
     explanation.advice = cause.advice.iter().filter_map(|advice| words.fill(advice)).collect();
     for name in cause.sysctls.iter().filter_map(|name| words.fill(name)) {
         if let Some(value) = evidence.sysctl(place.netns, &name) {
             explanation.evidence.insert(name, Value::String(value));
         }
     }
+}
+
+/// Where a packet of this journey was to leave its namespace.
+fn way_out(journey: &Journey) -> Option<(Option<IpAddr>, Place)> {
+    journey.hops.iter().rev().find_map(|hop| match hop.detail {
+        HopDetail::Route { gateway, oif, reverse: false, error: 0, .. } => {
+            Some((gateway, Place { netns: hop.place.netns, ifindex: oif }))
+        }
+        _ => None,
+    })
+}
+
+/// The interface by which it was to leave this namespace, and its MTU, where that is too small for it. A route
+/// may have a smaller one.
+fn smaller_mtu(
+    journey: &Journey,
+    netns: u32,
+    evidence: &(impl Evidence + ?Sized),
+) -> Option<(String, u32)> {
+    let (_, out) = way_out(journey).filter(|(_, out)| out.netns == netns)?;
+    let mtu = evidence.mtu(out).filter(|mtu| *mtu < journey.length)?;
+    Some((evidence.device(out).name?, mtu))
 }
 
 /// Whether a packet that begins with this hop is another as a whole, not a piece of it.
@@ -193,13 +222,10 @@ fn words(journey: &Journey, place: Place, evidence: &(impl Evidence + ?Sized)) -
     words.set("length", journey.length.to_string());
     words.set("cpu", journey.hops.last().map_or(0, |hop| hop.cpu).to_string());
 
-    let route = journey.hops.iter().rev().find_map(|hop| match hop.detail {
-        HopDetail::Route { gateway, oif, reverse: false, error: 0, .. } => {
-            Some((gateway, Place { netns: hop.place.netns, ifindex: oif }))
-        }
-        _ => None,
-    });
-    let (gateway, out) = route.unwrap_or((None, place));
+    let mtu = smaller_mtu(journey, place.netns, evidence);
+    let mtu = mtu.map(|(name, mtu)| format!(" ({} takes {mtu})", quoted(&name)));
+    words.set("mtu", mtu.unwrap_or_default());
+    let (gateway, out) = way_out(journey).unwrap_or((None, place));
     words.set("gateway", gateway.map_or_else(String::new, |gateway| format!(" {gateway}")));
     words.set("nexthop", gateway.unwrap_or(dst).to_string());
     if let Some(name) = evidence.device(out).name.or(device.name) {

@@ -15,6 +15,7 @@ struct Host {
     netns: NetnsName,
     chains: Vec<BaseChain>,
     sysctl: Option<&'static str>,
+    mtu: Option<u32>,
     decided: Option<Decision>,
     ways: Option<Vec<Decision>>,
     beside: Vec<BaseChain>,
@@ -47,6 +48,10 @@ impl Evidence for Host {
 
     fn sysctl(&self, _: u32, _: &str) -> Option<String> {
         self.sysctl.map(str::to_owned)
+    }
+
+    fn mtu(&self, _: Place) -> Option<u32> {
+        self.mtu
     }
 
     fn decided(&self, _: &Died<'_>, _: InHook, _: &Decider) -> Option<Decision> {
@@ -375,6 +380,27 @@ fn each_cause_says_its_sentence() {
     assert!(said("NOT_SPECIFIED", "ip_error", route(-113, 7)).contains("unreachable"));
     assert!(said("NOT_SPECIFIED", "ip_error", route(-13, 8)).contains("prohibit"));
     assert!(said("NOT_SPECIFIED", "ip_error", route(-22, 6)).contains("blackhole"));
+}
+
+#[test]
+fn the_mtu_that_is_too_small_is_told() {
+    let packet = || {
+        packet(1, udp("10.0.0.2", 4000, "203.0.113.8", 53))
+            .see(What::DevReceive)
+            .see(route(3, 0, 1))
+            .see(drop(1, None))
+    };
+    let said = |mtu| {
+        let host = Host { mtu: Some(mtu), ..host("PKT_TOO_BIG", "ip_forward") };
+        explained(&host, packet())
+    };
+    let small = said(60);
+    assert!(small.why.contains("the next link (eth3 takes 60) and may not"), "{}", small.why);
+    assert_eq!(small.evidence["mtu"], 60);
+    // A route's is smaller still, which is not known.
+    let large = said(1500);
+    assert!(large.why.contains("the next link and may not"), "{}", large.why);
+    assert_eq!(large.evidence.get("mtu"), None);
 }
 
 #[test]

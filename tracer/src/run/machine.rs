@@ -280,6 +280,10 @@ impl Names for Machine {
 }
 
 impl Evidence for Machine {
+    fn mtu(&self, place: Place) -> Option<u32> {
+        self.snapshot.link(place).map(|link| link.mtu)
+    }
+
     fn bracket(&self, netns: u32, at: InHook) -> Option<Bracket> {
         let interval = self.brackets.interval(netns, at)?;
         let chains = self.occupants(netns, at, interval.after, interval.before)?;
