@@ -17,6 +17,7 @@ pub mod frames;
 mod lab;
 mod netns;
 pub mod notes;
+pub mod offload;
 pub mod pace;
 pub mod records;
 pub mod runtimes;

@@ -39,10 +39,23 @@ pub struct Followed {
     /// Why it is followed: [`flags::LEARNED`](crate::event::flags::LEARNED), or another bit; and
     /// [`flags::FOREIGN`](crate::event::flags::FOREIGN) once that was found wrong.
     pub begun: u8,
+    /// It was given to a driver, and not received since.
+    pub sent: u8,
     /// Unused, 0.
-    pub pad: [u8; 5],
+    pub pad: [u8; 4],
     /// The packet as it was last parsed.
     pub tuple: Tuple,
+}
+
+/// A packet that ended right behind a driver: a value of the map `SENT`, whose key is the packet as it was
+/// last parsed.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sent {
+    /// Its id; 0 where another one ended at that time that looked the same.
+    pub id: u64,
+    /// When it ended, ns.
+    pub time: u64,
 }
 
 /// Who is deciding about a packet in a netfilter hook: a value of the map `DECISIONS`, whose key is

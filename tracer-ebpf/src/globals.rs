@@ -12,7 +12,7 @@ use tracer_common::{
     config::{Arguments, Offsets, Settings, State},
     event::{Loss, Tuple},
     filter::Filter,
-    track::{Decision, Flow, Followed, Published},
+    track::{Decision, Flow, Followed, Published, Sent},
 };
 
 /// Offsets of kernel fields.
@@ -124,6 +124,11 @@ pub static LEARNED: HashMap<Flow, u64> = HashMap::with_max_entries(16_384, 0);
 /// the source port. The fragments behind them tell nothing else. An LRU, for they come soon.
 #[map]
 pub static FRAGMENTS: LruHashMap<Flow, u8> = LruHashMap::with_max_entries(4096, 0);
+
+/// Packets that ended right behind a driver, by what they look like: what a driver receives next may be a copy.
+/// An LRU, for that comes at once.
+#[map]
+pub static SENT: LruHashMap<Tuple, Sent> = LruHashMap::with_max_entries(4096, 0);
 
 /// What ICMP errors quote, by their id: the user side looks it up when it is told of one. An LRU, for
 /// each is read once, and soon.

@@ -13,15 +13,15 @@ use aya_ebpf::{
 use aya_log_ebpf::debug;
 use tracer_common::{
     config::State,
-    event::{Loss, Tuple, family, flags},
+    event::{Loss, Tuple, family, flags, origin},
     filter::{Filter, has_ports},
-    track::{Flow, Followed, Published, has_same_ends},
+    track::{Flow, Followed, Published, Sent, has_same_ends},
 };
 
 use crate::{
     globals::{
-        CURRENT, Current, EVENTS, FOLLOWED, FRAGMENTS, LEARNED, PUBLISHED, QUOTED, count, filter,
-        is_maybe_followed, set_maybe_followed, setting, state,
+        CURRENT, Current, EVENTS, FOLLOWED, FRAGMENTS, LEARNED, PUBLISHED, QUOTED, SENT, count,
+        filter, is_maybe_followed, set_maybe_followed, setting, state,
     },
     packet::{Bytes, Headers},
     skb::{Access as _, Probe, offset, unknown},
@@ -352,6 +352,41 @@ pub fn inherit(parent: u64, child: u64, origin: u8) {
     }
 }
 
+/// How long after its original's end a copy by a driver is received at the latest, ns: a turn of the receiver's
+/// polling, on a slow machine.
+const COPIED_WITHIN: u64 = 10_000_000;
+
+/// A packet has ended that was given to a driver. veth makes a copy of what an XDP program at its other end is
+/// to see, where there is no room for that (`veth_convert_skb_to_xdp_buff`; before Linux 6.3 in
+/// `veth_xdp_rcv_skb`), and no tracepoint tells of it. A BPF subprogram, for the stack of its own.
+#[inline(never)]
+pub fn ended_behind_driver(known: &Followed) {
+    // SAFETY: no preconditions.
+    let time = unsafe { bpf_ktime_get_ns() };
+    let mut sent = Sent { id: known.id, time };
+    if let Some(before) = SENT.get_ptr(&known.tuple) {
+        // SAFETY: a live map value of integers.
+        if time - unsafe { (*before).time } < COPIED_WITHIN {
+            sent.id = 0;
+        }
+    }
+    let _ = SENT.insert(&known.tuple, &sent, 0);
+}
+
+/// A packet was received that was not followed before: is it a driver's copy of one that has just ended?
+#[inline(never)]
+pub fn find_original(known: &mut Followed) {
+    let Some(sent) = SENT.get_ptr(&known.tuple) else { return };
+    // SAFETY: a live map value of integers.
+    let Sent { id, time } = unsafe { *sent };
+    let _ = SENT.remove(&known.tuple);
+    // SAFETY: no preconditions.
+    if unsafe { bpf_ktime_get_ns() } - time < COPIED_WITHIN && id != 0 {
+        known.parent = id;
+        known.origin = origin::COPY;
+    }
+}
+
 /// Whether the error in `fresh.tuple` quotes, at `network`, a packet whose answer would be followed: an
 /// error belongs to that. `followed`: it is in any case. What a followed one quotes is kept. The quoted packet
 /// takes its place for a while: the stack has no room for both.
@@ -445,10 +480,11 @@ fn learn(before: &Tuple, now: &Tuple, begun: u8) -> u8 {
         return 0;
     }
     // It was taken for an answer to a followed flow, whose port NAT has given to another one since. What is
-    // rewritten twice is known by what it is in between.
+    // rewritten twice is known by what it is in between; what a fragment was followed for may match by now.
     if begun == flags::LEARNED
         && before.later_fragment == 0
         && !matches_packet(filter(), now)
+        && !matches_packet(filter(), before)
         && !is_learned(now)
     {
         let _ = LEARNED.remove(&flow_of(before));

@@ -7,7 +7,7 @@ use super::Packet;
 use crate::{
     emit::{Report, emit},
     skb::{Access, Dev, Skb},
-    track::{At, clear_current, known, known_or_begun, set_arriving},
+    track::{At, clear_current, find_original, known, known_or_begun, set_arriving},
 };
 
 /// tp_btf `net_dev_queue(skb)`: `__dev_queue_xmit`, behind tc egress.
@@ -25,6 +25,8 @@ pub fn queue<A: Access>(ctx: &BtfTracePointContext) {
 pub fn xmit<A: Access>(ctx: &BtfTracePointContext) {
     let skb = Skb::<A>::new(ctx.arg(0));
     if let Some(sighting) = known(skb.address()) {
+        // SAFETY: a live map value; only the CPU that handles the packet touches it.
+        unsafe { (*sighting.followed).sent = 1 };
         let dev = Dev::<A>::new(ctx.arg(1));
         let packet = Packet { skb, ifindex: dev.ifindex(), netns: dev.netns(), arriving: false };
         emit(&packet, &sighting, &Report::plain(Point::DevXmit));
@@ -42,6 +44,11 @@ pub fn receive<A: Access>(ctx: &BtfTracePointContext) {
     };
     set_arriving(packet.skb.address());
     // SAFETY: a live map value; only the CPU that handles the packet touches it.
-    unsafe { (*sighting.followed).hook = Hook { in_hook: 0, hook: 0, pf: 0, passed: 0 } };
+    let followed = unsafe { &mut *sighting.followed };
+    followed.hook = Hook { in_hook: 0, hook: 0, pf: 0, passed: 0 };
+    followed.sent = 0;
+    if followed.seen == 0 && followed.parent == 0 {
+        find_original(followed);
+    }
     emit(&packet, &sighting, &Report::plain(Point::DevReceive));
 }

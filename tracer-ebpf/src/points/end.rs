@@ -17,7 +17,9 @@ use crate::{
     emit::{Report, emit},
     globals::{FOLLOWED, setting},
     skb::{Access, Skb},
-    track::{At, Sighting, clear_current, entry, known_itself, known_or_begun},
+    track::{
+        At, Sighting, clear_current, ended_behind_driver, entry, known_itself, known_or_begun,
+    },
 };
 
 /// tp_btf `kfree_skb(skb, location[, reason[, rx_sk]])`.
@@ -71,6 +73,11 @@ pub fn consume<A: Access>(ctx: &BtfTracePointContext) {
     }
     let detail = detail.to_wire();
     emit(&packet, &sighting, &Report { point: Point::Consume as u8, flags: 0, detail });
+    // SAFETY: as above.
+    let followed = unsafe { &*followed };
+    if followed.sent != 0 {
+        ended_behind_driver(followed);
+    }
     forget(packet.skb.address());
 }
 

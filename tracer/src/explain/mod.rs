@@ -115,7 +115,7 @@ fn dropped(
         route: Case::route_of(journey.hops.iter().map(|hop| &hop.detail)),
         in_hook,
         confirming: !in_hook && is_confirming(journey),
-        clone: journey.hops.first().is_some_and(is_copy),
+        clone: is_copy(&journey.hops),
     };
     let symbol = evidence.symbol(location);
     let function = symbol.as_ref().map(|symbol| symbol.in_source());
@@ -161,9 +161,14 @@ fn smaller_mtu(
     Some((evidence.device(out).name?, mtu))
 }
 
-/// Whether a packet that begins with this hop is another as a whole, not a piece of it.
-fn is_copy(first: &Hop) -> bool {
-    matches!(first.point, Point::Clone | Point::Copy)
+/// Whether a packet with these hops is another as a whole, which went on beside it. A driver's copy, which is first
+/// met as it is received, goes on alone.
+fn is_copy(hops: &[Hop]) -> bool {
+    match hops {
+        [first, second, ..] if first.point == Point::Copy => second.point != Point::DevReceive,
+        [first, ..] => matches!(first.point, Point::Clone | Point::Copy),
+        [] => false,
+    }
 }
 
 /// Whether the last thing that happened to the packet was to be accepted by all chains of a hook

@@ -355,7 +355,13 @@ impl Walk {
         let hook_hop = in_hook.map(|hook| self.died_in(hook, seen));
         let hop =
             hook_hop.unwrap_or_else(|| self.path.place_of(self.path.hops.len().saturating_sub(1)));
-        let shares = matches!(self.parent, Some((_, Origin::Clone | Origin::Copy)));
+        // A driver's copy, which is first met as it is received, goes on alone.
+        let alone = self.path.hops.get(1).is_some_and(|first| first.point == Point::DevReceive);
+        let shares = match self.parent {
+            Some((_, Origin::Clone)) => true,
+            Some((_, Origin::Copy)) => !alone,
+            _ => false,
+        };
         let kindly = if in_hook.is_some() {
             None
         } else {

@@ -796,6 +796,20 @@ fn children_begin_with_how_they_were_made() {
 }
 
 #[test]
+fn a_drivers_copy_goes_on_alone_and_its_drop_is_one() {
+    struct CopiesOnly;
+    impl Benign for CopiesOnly {
+        fn end(&self, _: Option<u32>, _: u64, _: &Headers, clone: bool) -> Option<BenignEnd> {
+            clone.then_some(BenignEnd::Consumed)
+        }
+    }
+    let copy = |first| ping().made_from(5, Origin::Copy).see(first).see(drop(9, None)).events();
+    let ended = |first| journeys_with(CopiesOnly, copy(first)).remove(0).outcome;
+    assert!(matches!(ended(What::DevReceive), Outcome::Dropped { .. }));
+    assert!(matches!(ended(What::DevQueue), Outcome::Consumed { .. }));
+}
+
+#[test]
 fn a_packet_that_was_cut_is_done_with() {
     let ended = |origin, end: Option<What>| {
         let whole = packet(1, udp("10.0.0.1", 1, "10.0.0.2", 2)).see(What::DevQueue);
