@@ -211,8 +211,11 @@ fn too_big_beyond_a_router_that_says_so() -> Result<()> {
         let hops = ["world ip_forward", "world route"];
         let hop = records.first_shown(&hops);
         let dropped = records.assert_dropped(is_probe, hop, "PKT_TOO_BIG");
-        assert!(dropped.why().contains("(to-far takes 1300)"), "{}", dropped.why());
-        assert_eq!(dropped.record["outcome"]["evidence"]["mtu"], 1300, "{dropped}");
+        // Without reasons (before Linux 5.17) it is not known that this was why.
+        if lab.has(Capability::Reason("PKT_TOO_BIG"))? {
+            assert!(dropped.why().contains("(to-far takes 1300)"), "{}", dropped.why());
+            assert_eq!(dropped.record["outcome"]["evidence"]["mtu"], 1300, "{dropped}");
+        }
         let errors = records.select(|journey| journey.flow("icmp_type") == error);
         let [said] = errors[..] else { panic!("{records}") };
         assert_eq!(said.record["flow"]["id"], dropped.record["flow"]["id"], "{records}");

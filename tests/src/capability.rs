@@ -35,6 +35,8 @@ pub enum Capability {
     Reason(&'static str),
     /// Bridged packets in the hooks of IP.
     BridgeNetfilter,
+    /// veth pairs that put segments together as they are received (GRO without an XDP program).
+    VethReceiveOffload,
     /// Links of a kind, as `ip link add` makes them.
     Link(&'static str),
 }
@@ -50,6 +52,7 @@ impl fmt::Display for Capability {
             Capability::TcByLink => f.write_str("tcx links in this kernel"),
             Capability::Reason(reason) => write!(f, "the drop reason {reason} in this kernel"),
             Capability::BridgeNetfilter => f.write_str("br_netfilter in this kernel"),
+            Capability::VethReceiveOffload => f.write_str("receive offload of veth in this kernel"),
             Capability::Link(kind) => write!(f, "links of kind {kind} in this kernel"),
         }
     }
@@ -91,6 +94,11 @@ impl Lab {
             Capability::TcByLink => is_by("tc_ingress", TCX),
             Capability::Reason(reason) => Ok(has_reason(reason)),
             Capability::BridgeNetfilter => topology::has_bridge_netfilter(self.netns("host")?),
+            // It came with the function that turns it on and off.
+            Capability::VethReceiveOffload => Ok(std::fs::read_to_string("/proc/kallsyms")
+                .context("kernel symbols not read")?
+                .lines()
+                .any(|line| line.split_whitespace().nth(2) == Some("veth_set_features"))),
             Capability::Link(kind) => Ok(topology::makes_links(self.netns("host")?, kind)),
         }
     }
