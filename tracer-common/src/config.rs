@@ -41,6 +41,12 @@ offsets! {
     skb_inner_network_header: "sk_buff", "inner_network_header";
     /// Offset of the link-layer header from `head`.
     skb_mac_header: "sk_buff", "mac_header";
+    /// Where a bit says whether there is a VLAN tag beside the bytes; until Linux 6.1.
+    skb_vlan_present: "sk_buff", "__pkt_vlan_present_offset";
+    /// Kind of that tag, network order.
+    skb_vlan_proto: "sk_buff", "vlan_proto";
+    /// That tag, native order.
+    skb_vlan_tci: "sk_buff", "vlan_tci";
     /// Start of the buffer.
     skb_head: "sk_buff", "head";
     /// Start of the packet.
@@ -187,6 +193,11 @@ pub struct Settings {
     /// 1: rules of nftables are a list of `struct nft_rule` (before Linux 5.17); 0: a blob of
     /// `struct nft_rule_dp`.
     pub rules_are_listed: u32,
+    /// One of [`mode`](crate::expression::mode).
+    pub expression: u32,
+    /// Bytes of a packet that the expression reads at most; not 0, and no more than
+    /// [`VIEW_BYTES`](crate::expression::VIEW_BYTES).
+    pub expression_bytes: u32,
 }
 
 /// What changes while a trace runs: the one value of the map `STATE`.

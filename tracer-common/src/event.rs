@@ -413,9 +413,12 @@ pub enum Loss {
     /// The ring buffer was filling faster than it was read: one packet not followed, so that those
     /// that are can be told whole.
     Behind = 3,
+    /// A packet was being matched with an expression, and another one took its place: it was not followed
+    /// from there.
+    Disturbed = 4,
 }
 
 impl Loss {
     /// How many causes there are.
-    pub const COUNT: u32 = 4;
+    pub const COUNT: u32 = 5;
 }

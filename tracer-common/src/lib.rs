@@ -3,6 +3,7 @@
 //! - [`point`]: the catalogue of points a packet can be seen at. A new point is declared there.
 //! - [`event`]: the wire layout of what the kernel side sends.
 //! - [`filter`]: which packets are followed; evaluated in the kernel, tested here.
+//! - [`expression`]: what a pcap-filter expression is evaluated on.
 //! - [`track`]: the tables of followed packets and learned replies.
 //! - [`config`]: what the user side tells the kernel side before it is loaded.
 //!
@@ -11,6 +12,7 @@
 
 pub mod config;
 pub mod event;
+pub mod expression;
 pub mod filter;
 pub mod point;
 pub mod track;

@@ -11,6 +11,7 @@ use aya_ebpf::{
 use tracer_common::{
     config::{Arguments, Offsets, Settings, State},
     event::{Loss, Tuple},
+    expression::View,
     filter::Filter,
     track::{Decision, Flow, Followed, Published, Sent},
 };
@@ -43,6 +44,8 @@ pub static SETTINGS: Settings = Settings {
     wake_bytes: 0,
     pause_bytes: 0,
     rules_are_listed: 0,
+    expression: 0,
+    expression_bytes: 0,
 };
 
 /// Which packets to follow.
@@ -172,6 +175,10 @@ pub struct Current {
 /// What each CPU is handling.
 #[map]
 pub static CURRENT: PerCpuArray<Current> = PerCpuArray::with_max_entries(1, 0);
+
+/// What each CPU matches with an expression.
+#[map]
+pub static VIEW: PerCpuArray<View> = PerCpuArray::with_max_entries(1, 0);
 
 /// Counts one loss.
 #[inline(always)]

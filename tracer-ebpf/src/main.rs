@@ -7,6 +7,7 @@
 
 mod call;
 mod emit;
+mod expression;
 mod globals;
 mod packet;
 mod points;

@@ -1,5 +1,6 @@
 //! Parses the headers of a packet into a [`Tuple`]. VLAN tags are looked through.
 
+use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
 use tracer_common::{
     event::{Tuple, family, is_icmp_error},
     filter::{Filter, Macs},
@@ -11,6 +12,12 @@ use crate::skb::read_into;
 pub trait Bytes: Copy {
     /// Reads `N` bytes; false when they cannot be read.
     fn read<const N: usize>(self, from: u64, into: &mut [u8; N]) -> bool;
+
+    /// Reads `n` bytes; false when they cannot be read.
+    ///
+    /// # Safety
+    /// `into` has room for them.
+    unsafe fn copy(self, from: u64, into: *mut u8, n: u32) -> bool;
 }
 
 /// Addresses are those of kernel memory.
@@ -21,6 +28,12 @@ impl Bytes for Memory {
     #[inline(always)]
     fn read<const N: usize>(self, from: u64, into: &mut [u8; N]) -> bool {
         read_into(from, into)
+    }
+
+    #[inline(always)]
+    unsafe fn copy(self, from: u64, into: *mut u8, n: u32) -> bool {
+        // SAFETY: by this function's contract; the helper checks `from` itself.
+        unsafe { bpf_probe_read_kernel(into.cast(), n, from as *const _) == 0 }
     }
 }
 
@@ -49,6 +62,39 @@ pub struct Headers {
     pub end: u64,
     /// Ethertype, host order.
     pub protocol: u16,
+}
+
+/// What an expression is evaluated on.
+#[derive(Clone, Copy)]
+pub struct Frame {
+    /// Where its headers lie.
+    pub headers: Headers,
+    /// How many bytes are behind [`Headers::end`].
+    pub paged: u32,
+    /// The VLAN tag that is not among its bytes.
+    pub tag: Tag,
+}
+
+/// A VLAN tag that the kernel keeps beside the bytes of a packet: the two words of 16 bits that it has in the
+/// frame, the kind in the upper half. 0 for none. (Not an `Option`, as in [`Headers`].)
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Tag(u32);
+
+impl Tag {
+    /// There is none.
+    pub const NONE: Self = Self(0);
+
+    /// Of this kind, network order, and this content, native order.
+    #[inline(always)]
+    pub fn of(kind: u16, content: u16) -> Self {
+        if kind == 0 { Self::NONE } else { Self(u32::from(u16::from_be(kind)) << 16 | u32::from(content)) }
+    }
+
+    /// As it is in the frame.
+    #[inline(always)]
+    pub fn bytes(self) -> [u8; 4] {
+        self.0.to_be_bytes()
+    }
 }
 
 impl Headers {

@@ -5,6 +5,8 @@ use core::{marker::PhantomData, mem::MaybeUninit};
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
 use tracer_common::config::ABSENT;
 
+use crate::packet::Tag;
+
 /// One field of [`OFFSETS`](crate::globals::OFFSETS).
 macro_rules! offset {
     ($field:ident) => {
@@ -111,6 +113,28 @@ impl<A: Access> Skb<A> {
     pub fn linear_end(self) -> Address {
         let paged: u32 = A::read(self.at, offset!(skb_data_len));
         self.data() + u64::from(self.len().wrapping_sub(paged))
+    }
+
+    /// Its bytes in page fragments.
+    #[inline(always)]
+    pub fn paged(self) -> u32 {
+        A::read(self.at, offset!(skb_data_len))
+    }
+
+    /// The VLAN tag that the kernel keeps beside its bytes. Until Linux 6.1 a bit says whether there is one
+    /// (`vlan_present`, the lowest of its byte on machines whose least byte comes first), since then its kind is 0
+    /// where there is none.
+    #[inline(always)]
+    pub fn tag(self) -> Tag {
+        let at = offset!(skb_vlan_present);
+        if at != ABSENT {
+            let bits: u8 = A::read(self.at, at);
+            let bit = if cfg!(target_endian = "little") { 1 } else { 0x80 };
+            if bits & bit == 0 {
+                return Tag::NONE;
+            }
+        }
+        Tag::of(A::read(self.at, offset!(skb_vlan_proto)), A::read(self.at, offset!(skb_vlan_tci)))
     }
 
     /// Where the network header begins; 0 when that was never said (an skb fresh from a driver).

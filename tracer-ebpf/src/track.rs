@@ -23,6 +23,7 @@ use crate::{
         CURRENT, Current, EVENTS, FOLLOWED, FRAGMENTS, LEARNED, PUBLISHED, QUOTED, SENT, count,
         filter, is_maybe_followed, set_maybe_followed, setting, state,
     },
+    expression,
     packet::{Bytes, Headers},
     skb::{Access as _, Probe, offset, unknown},
 };
@@ -63,6 +64,8 @@ pub trait Source {
     fn headers(&self) -> Headers;
     /// Where the network header lies of what it carries as a tunnel's packet; 0 where it does not.
     fn tunneled(&self) -> u64;
+    /// Whether it matches the expression, which there is: not 0 where it does.
+    fn evaluate(&self) -> u64;
 }
 
 /// A packet that is followed, at one point.
@@ -315,7 +318,8 @@ fn why_follow<S: Source>(source: &S, chance: Chance, fresh: &mut Followed) -> u8
     let filter = filter();
     let matches = chance.placed
         && matches_packet(filter, &fresh.tuple)
-        && (filter.mac.is_empty() || filter.matches_macs(source.headers().macs(source.bytes())));
+        && (filter.mac.is_empty() || filter.matches_macs(source.headers().macs(source.bytes())))
+        && expression::matches(source);
     let mut learned = !matches && chance.answers && is_answer(&fresh.tuple);
     let quoted = source.headers().quoted(source.bytes(), &fresh.tuple);
     if quoted != 0 {
@@ -405,7 +409,9 @@ fn quotes_followed<S: Source>(
     reverse(&mut fresh.tuple);
     let followed = followed
         || (chance.answers && is_learned(&fresh.tuple))
-        || (chance.placed && matches_packet(filter(), &fresh.tuple));
+        || (chance.placed
+            && matches_packet(filter(), &fresh.tuple)
+            && expression::would_match(&fresh.tuple));
     if followed {
         reverse(&mut fresh.tuple);
         let _ = QUOTED.insert(&fresh.id, &fresh.tuple, 0);
@@ -493,7 +499,8 @@ fn learn(before: &Tuple, now: &Tuple, begun: u8) -> u8 {
     let mut answer = *before;
     reverse(&mut answer);
     // The second condition: it was rewritten before, and that answer is followed.
-    if matches_packet(filter(), &answer) || is_learned(&answer) {
+    let would_match = matches_packet(filter(), &answer) && expression::would_match(&answer);
+    if would_match || is_learned(&answer) {
         remember(now);
     }
     0

@@ -144,6 +144,9 @@ pub struct SelectArgs {
     /// Seen in this network namespace
     #[arg(long, value_name = "NAME|PATH|INODE|pid:N")]
     pub netns: Vec<NetnsRef>,
+    /// A pcap-filter expression, as tcpdump takes it: 'host 10.0.3.17 and (tcp port 443 or icmp)'
+    #[arg(value_name = "EXPRESSION")]
+    pub expression: Vec<String>,
 }
 
 /// How journeys are shown.

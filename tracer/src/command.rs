@@ -14,8 +14,12 @@ use crate::{
     cli::{Cli, Command, ListFormat},
     host::{containers::Sources, snapshot::Snapshot},
     output::{containers, schema},
-    probe::{Aside, Function, Mechanism, Offer},
-    run, select,
+    probe::{Aside, Code, Function, Mechanism, Offer},
+    run,
+    select::{
+        self,
+        expression::{Expression, Refusal},
+    },
 };
 
 /// Does it.
@@ -29,7 +33,8 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
                 Cli::command().error(ErrorKind::ArgumentConflict, why).exit();
             }
             log_to_stderr(cli.trace.verbose);
-            run::trace(&cli.trace)?;
+            let expression = expression(&cli.trace.select.expression)?;
+            run::trace(&cli.trace, expression)?;
         }
         Some(Command::Probes { mechanism }) => {
             log_to_stderr(0);
@@ -64,6 +69,20 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The expression; a wrong one ends it as bad usage.
+fn expression(words: &[String]) -> anyhow::Result<Option<Expression>> {
+    let wrong = |why: String| Cli::command().error(ErrorKind::ValueValidation, why).exit();
+    let expression = match Expression::compile(words) {
+        Ok(expression) => expression,
+        Err(Refusal::Wrong(why)) => wrong(why),
+        Err(missing) => return Err(missing.into()),
+    };
+    if let Some(Err(why)) = expression.as_ref().map(Code::of) {
+        wrong(why.to_string());
+    }
+    Ok(expression)
 }
 
 fn log_to_stderr(verbose: u8) {

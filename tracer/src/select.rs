@@ -1,12 +1,16 @@
 //! From what a person selects to the [`Filter`] that the kernel side evaluates.
 
 pub mod container;
+pub mod expression;
 
 use std::{
     net::{IpAddr, Ipv6Addr},
     path::PathBuf,
     str::FromStr,
+    sync::Arc,
 };
+
+use expression::Expression;
 
 use ipnet::IpNet;
 use tracer_common::{
@@ -183,6 +187,8 @@ pub struct Selection {
     pub namespaces: Vec<Netns>,
     /// Every interface that was named, as a namespace's inode and an index.
     pub interfaces: Vec<(u32, u32)>,
+    /// What packets must match beside `filter`.
+    pub expression: Option<Arc<Expression>>,
 }
 
 /// What is wrong with a selection by itself, whatever the machine: flags that can never hold
@@ -233,7 +239,10 @@ pub fn contradiction(select: &SelectArgs) -> Option<String> {
 ///
 /// # Errors
 /// When a namespace, an interface or a container is not there.
-pub fn resolve(select: &SelectArgs) -> anyhow::Result<Selection> {
+pub fn resolve(
+    select: &SelectArgs,
+    expression: Option<Arc<Expression>>,
+) -> anyhow::Result<Selection> {
     let mut filter = Filter::ANY;
     fill(&mut filter.ip, select.ip.iter().map(|a| a.net()));
     fill(&mut filter.src, select.src.iter().map(|a| a.net()));
@@ -260,7 +269,7 @@ pub fn resolve(select: &SelectArgs) -> anyhow::Result<Selection> {
     namespaces.extend(containers.namespaces);
     let named = [&select.ip, &select.src, &select.dst].into_iter().flatten().map(|a| a.0);
     let addresses = of_containers.iter().copied().chain(named).collect();
-    Ok(Selection { filter, addresses, of_containers, namespaces, interfaces })
+    Ok(Selection { filter, addresses, of_containers, namespaces, interfaces, expression })
 }
 
 fn interfaces(names: &[String], within: &[Netns]) -> anyhow::Result<Vec<(u32, u32)>> {
@@ -319,7 +328,7 @@ mod tests {
     }
 
     fn matches(args: &[&str], packet: &Tuple) -> bool {
-        resolve(&select(args)).unwrap().filter.matches_packet(packet)
+        resolve(&select(args), None).unwrap().filter.matches_packet(packet)
     }
 
     #[test]

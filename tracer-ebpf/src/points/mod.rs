@@ -21,8 +21,9 @@ use tracer_common::point::Point;
 
 use crate::{
     call::Kept,
+    expression,
     emit::{Capture, Report, bounded, emit},
-    packet::{Bytes, Headers, Memory},
+    packet::{Bytes, Frame, Headers, Memory},
     skb::{Access, Probe, Skb},
     track::{Sighting, Source, entry, known},
 };
@@ -99,6 +100,21 @@ impl<A: Access> Source for Packet<A> {
     fn tunneled(&self) -> u64 {
         self.skb.inner_network_header()
     }
+
+    #[inline(always)]
+    fn evaluate(&self) -> u64 {
+        evaluate(self.skb.address(), self.ifindex, self.arriving)
+    }
+}
+
+/// [`Source::evaluate`] of a [`Packet`]. A BPF subprogram, for the stack of its own.
+#[inline(never)]
+fn evaluate(address: u64, ifindex: u32, arriving: bool) -> u64 {
+    // Through a helper, as in `capture`.
+    let skb = Skb::<Probe>::new(address as *const u8);
+    let headers = Packet { skb, ifindex, netns: 0, arriving }.headers();
+    let frame = Frame { headers, paged: skb.paged(), tag: skb.tag() };
+    expression::evaluate(Memory, &frame, address)
 }
 
 impl<A: Access> Capture for Packet<A> {

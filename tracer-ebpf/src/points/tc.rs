@@ -9,7 +9,8 @@ use tracer_common::point::Point;
 
 use crate::{
     emit::{Capture, Report, bounded, emit},
-    packet::{Bytes, Headers},
+    expression,
+    packet::{Bytes, Frame, Headers, Tag},
     skb::{Probe, Skb},
     track::{At, Source, known, known_or_begun},
 };
@@ -82,6 +83,19 @@ impl Source for TcPacket<'_> {
         }
         Loaded::BEGIN + u64::from(inner - link)
     }
+
+    #[inline(always)]
+    fn evaluate(&self) -> u64 {
+        // SAFETY: the context of a tc program is a live `__sk_buff`.
+        let (present, proto, tag) = unsafe {
+            let skb = self.ctx.skb.skb;
+            ((*skb).vlan_present, (*skb).vlan_proto, (*skb).vlan_tci)
+        };
+        let tag = if present != 0 { Tag::of(proto as u16, tag as u16) } else { Tag::NONE };
+        // The helper reads page fragments, too.
+        let frame = Frame { headers: self.headers(), paged: 0, tag };
+        expression::evaluate(self.bytes(), &frame, self.address())
+    }
 }
 
 /// Bytes of an Ethernet header.
@@ -105,6 +119,13 @@ impl Bytes for Loaded {
         let into = into.as_mut_ptr().cast();
         // SAFETY: `into` is N bytes; the helper checks the offset itself.
         unsafe { bpf_skb_load_bytes(self.ctx.cast(), offset, into, N as u32) == 0 }
+    }
+
+    #[inline(always)]
+    unsafe fn copy(self, from: u64, into: *mut u8, n: u32) -> bool {
+        let offset = (from - Self::BEGIN) as u32;
+        // SAFETY: by this function's contract; the helper checks the offset itself.
+        unsafe { bpf_skb_load_bytes(self.ctx.cast(), offset, into.cast(), n) == 0 }
     }
 }
 

@@ -5,6 +5,7 @@
 pub mod brackets;
 mod btf;
 mod clsact;
+mod expression;
 mod functions;
 mod layouts;
 mod mechanism;
@@ -18,6 +19,7 @@ mod tables;
 mod watches;
 
 use std::{
+    borrow::Cow,
     collections::HashMap,
     os::fd::{AsFd as _, OwnedFd},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -38,6 +40,7 @@ use brackets::Brackets;
 pub use brackets::{HookOccupants, Occupied};
 pub use btf::Types;
 use clsact::Side;
+pub use expression::{Code, TooMuch};
 use mechanism::LEFT_OUT;
 pub use mechanism::{Mechanism, Mechanisms};
 pub use offers::{Aside, Function, Offer};
@@ -47,6 +50,7 @@ pub use tables::Tables;
 use tracer_common::{
     config::{Arguments, Offsets, Settings, State},
     event::Loss,
+    expression::mode,
     filter::Filter,
     point::Point,
 };
@@ -84,10 +88,12 @@ const HOOKS: [Point; 5] =
     [Point::NfOutput, Point::NfPrerouting, Point::NfInput, Point::NfForward, Point::NfPostrouting];
 
 /// What to load.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Request {
     /// Which packets to follow.
     pub filter: Filter,
+    /// The expression that they must match as well.
+    pub expression: Option<Code>,
     /// Bytes to capture of each packet, 0 for none.
     pub snaplen: u32,
     /// Capture at every point, not only at tc.
@@ -111,7 +117,8 @@ pub struct Lost {
     pub learned_full: u64,
     /// Packets not followed because the ring buffer was filling faster than it was read.
     pub behind: u64,
-    /// Program runs that the kernel skipped because the program was already running there.
+    /// Program runs that the kernel skipped because the program was already running there, and packets
+    /// that were not matched with the expression because another one came in between.
     pub probe_missed: u64,
 }
 
@@ -198,6 +205,12 @@ impl Probes {
             wake_bytes: (request.ring_bytes / 4).min(WAKE_BYTES),
             pause_bytes: request.ring_bytes / 4 * 3,
             rules_are_listed: 0,
+            expression: request.expression.as_ref().map_or(mode::NONE, Code::mode),
+            expression_bytes: request.expression.as_ref().map_or(0, Code::bytes),
+        };
+        let object = match &request.expression {
+            Some(code) => code.put_into(OBJECT)?,
+            None => Cow::Borrowed(OBJECT),
         };
         // The kernel side's own log: off, its calls are not even loaded.
         let logs = log::log_enabled!(log::Level::Debug);
@@ -218,9 +231,9 @@ impl Probes {
             .map_max_entries("EVENTS", request.ring_bytes)
             .map_max_entries("FOLLOWED", request.tracked)
             .btf(None)
-            .load(OBJECT)
+            .load(&object)
             .context("the kernel refused pathtrace's maps")?;
-        let own = Arc::new(own::Programs::prepare(OBJECT, &ebpf)?);
+        let own = Arc::new(own::Programs::prepare(object, &ebpf)?);
         let mut netfilter = netfilter::Programs::new(own.clone());
         let mut watches = Watches::plan(own.clone(), &kernel, constants, allowed);
 
@@ -510,7 +523,7 @@ impl Probes {
             tracking_full: self.count(Loss::TrackingFull)?,
             learned_full: self.count(Loss::LearnedFull)?,
             behind: self.count(Loss::Behind)?,
-            probe_missed: self.missed(),
+            probe_missed: self.missed() + self.count(Loss::Disturbed)?,
         })
     }
 

@@ -499,7 +499,7 @@ mod tests {
 
     fn marks(args: &[&str]) -> Marks {
         let args = std::iter::once("pathtrace").chain(args.iter().copied());
-        Marks::of(&resolve(&Cli::try_parse_from(args).unwrap().trace.select).unwrap())
+        Marks::of(&resolve(&Cli::try_parse_from(args).unwrap().trace.select, None).unwrap())
     }
 
     /// The rule set of a namespace, as nft lists it.

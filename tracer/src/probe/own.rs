@@ -7,6 +7,7 @@
 //! tell what they are: `nf_*` for hooks, and a point's or function's name with one of [`FORMS`].
 
 use std::{
+    borrow::Cow,
     collections::HashMap,
     os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
     sync::Arc,
@@ -70,6 +71,8 @@ impl Constants {
 
 /// Programs by name, ready to be loaded.
 pub struct Programs {
+    /// What they are taken from.
+    object: Arc<Cow<'static, [u8]>>,
     instructions: HashMap<String, Vec<bpf_insn>>,
     /// The maps that they are bound to.
     maps: Arc<Maps>,
@@ -86,37 +89,31 @@ impl Programs {
     ///
     /// # Errors
     /// When the object cannot be relocated.
-    pub fn prepare(object: &[u8], ebpf: &Ebpf) -> anyhow::Result<Self> {
+    pub fn prepare(object: Cow<'static, [u8]>, ebpf: &Ebpf) -> anyhow::Result<Self> {
         let mut maps = HashMap::new();
         for (name, map) in ebpf.maps() {
             if let Some(fd) = descriptor(map) {
                 maps.insert(name.to_owned(), fd.try_clone_to_owned()?);
             }
         }
-        let object = Object::parse(object).context("cannot parse the kernel side")?;
-        Self::link(object, Arc::new(Maps(maps)), None)
+        Self::link(Arc::new(object), None, Arc::new(Maps(maps)))
     }
 
     /// The same with other constants: what is loaded keeps those that it has.
     ///
     /// # Errors
     /// When the kernel refuses the map that holds them.
-    pub fn with(&self, object: &[u8], constants: &Constants) -> anyhow::Result<Self> {
-        let mut object = Object::parse(object).context("cannot parse the kernel side")?;
-        let globals = constants.globals().map(|(name, bytes)| (name, (bytes, true)));
-        object
-            .patch_map_data(globals.into())
-            .context("cannot write the kernel side's constants")?;
-        let section = object.maps.get(CONSTANTS).context("the kernel side has no constants")?;
-        let map = sys::constant_map(section.data()).context("the kernel refused constants")?;
-        Self::link(object, self.maps.clone(), Some(map))
+    pub fn with(&self, constants: &Constants) -> anyhow::Result<Self> {
+        Self::link(self.object.clone(), Some(constants), self.maps.clone())
     }
 
     fn link(
-        mut object: Object,
+        from: Arc<Cow<'static, [u8]>>,
+        constants: Option<&Constants>,
         made: Arc<Maps>,
-        constants: Option<OwnedFd>,
     ) -> anyhow::Result<Self> {
+        let mut object = Object::parse(&from).context("cannot parse the kernel side")?;
+        let constants = constants.map(|constants| written(&mut object, constants)).transpose()?;
         let sections = object.functions.keys().map(|(section, _)| *section).collect();
         object.programs.retain(|name, _| is_own(name));
         let maps = std::mem::take(&mut object.maps);
@@ -136,13 +133,21 @@ impl Programs {
                 Some((name.clone(), function.instructions))
             })
             .collect();
-        Ok(Self { instructions, maps: made, _constants: constants })
+        Ok(Self { object: from, instructions, maps: made, _constants: constants })
     }
 
     /// The instructions of a program, if the object has it.
     pub fn get(&self, name: &str) -> Option<&[bpf_insn]> {
         self.instructions.get(name).map(Vec::as_slice)
     }
+}
+
+/// Writes the constants; the map that holds them.
+fn written(object: &mut Object, constants: &Constants) -> anyhow::Result<OwnedFd> {
+    let globals = constants.globals().map(|(name, bytes)| (name, (bytes, true)));
+    object.patch_map_data(globals.into()).context("cannot write the kernel side's constants")?;
+    let section = object.maps.get(CONSTANTS).context("the kernel side has no constants")?;
+    sys::constant_map(section.data()).context("the kernel refused constants")
 }
 
 fn is_own(name: &str) -> bool {

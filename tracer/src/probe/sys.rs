@@ -80,6 +80,9 @@ pub enum Kind<'a> {
     KprobeMulti,
     /// For a tracepoint, without types of its arguments.
     RawTracepoint,
+    /// A program of tc, which can be run on request.
+    #[cfg(test)]
+    Classifier,
 }
 
 impl Kind<'_> {
@@ -92,6 +95,9 @@ impl Kind<'_> {
             Kind::Kprobe => (PROG_TYPE_KPROBE, 0),
             Kind::KprobeMulti => (PROG_TYPE_KPROBE, ATTACH_TYPE_KPROBE_MULTI),
             Kind::RawTracepoint => (PROG_TYPE_RAW_TRACEPOINT, 0),
+            // `BPF_PROG_TYPE_SCHED_CLS`.
+            #[cfg(test)]
+            Kind::Classifier => (3, 0),
         }
     }
 }
@@ -508,4 +514,57 @@ unsafe fn bpf(command: bpf_cmd, attr: &mut bpf_attr) -> io::Result<i32> {
         return Err(io::Error::last_os_error());
     }
     i32::try_from(answer).map_err(io::Error::other)
+}
+
+/// What tests need beside it: programs that are run on request.
+#[cfg(test)]
+pub mod testing {
+    use super::*;
+
+    /// A map of one value that programs may write to.
+    pub fn map(value_size: usize) -> io::Result<OwnedFd> {
+        // SAFETY: as in `prog_load`.
+        let mut attr: bpf_attr = unsafe { zeroed() };
+        // SAFETY: zeros are valid for every member of the union.
+        let create = unsafe { &mut attr.__bindgen_anon_1 };
+        create.map_type = bpf_map_type::BPF_MAP_TYPE_ARRAY as u32;
+        create.key_size = size_of::<u32>() as u32;
+        create.value_size = u32::try_from(value_size).map_err(io::Error::other)?;
+        create.max_entries = 1;
+        // SAFETY: `attr` holds no pointers.
+        unsafe { bpf_fd(bpf_cmd::BPF_MAP_CREATE, &mut attr) }
+    }
+
+    /// Writes its value, which `value` is as long as.
+    pub fn write(map: BorrowedFd<'_>, value: &[u8]) -> io::Result<()> {
+        let key = 0_u32;
+        // SAFETY: as in `prog_load`.
+        let mut attr: bpf_attr = unsafe { zeroed() };
+        // SAFETY: zeros are valid for every member of the union.
+        let element = unsafe { &mut attr.__bindgen_anon_2 };
+        element.map_fd = map.as_raw_fd() as u32;
+        element.key = &raw const key as u64;
+        element.__bindgen_anon_1.value = value.as_ptr() as u64;
+        // SAFETY: `attr` points at a key and a value of the sizes that the map was made with.
+        unsafe { bpf(bpf_cmd::BPF_MAP_UPDATE_ELEM, &mut attr) }.map(drop)
+    }
+
+    /// Loads a program of tc.
+    pub fn load(instructions: &[bpf_insn]) -> Result<OwnedFd, LoadError> {
+        super::load("pathtrace_test", instructions, Kind::Classifier)
+    }
+
+    /// Runs a program of tc on a packet of zeros: what it returns.
+    pub fn run(program: BorrowedFd<'_>) -> io::Result<u32> {
+        let packet = [0_u8; 64];
+        // SAFETY: as in `prog_load`.
+        let mut attr: bpf_attr = unsafe { zeroed() };
+        attr.test.prog_fd = program.as_raw_fd() as u32;
+        attr.test.data_in = packet.as_ptr() as u64;
+        attr.test.data_size_in = packet.len() as u32;
+        // SAFETY: `attr` points at a packet, as long as it says.
+        unsafe { bpf(bpf_cmd::BPF_PROG_TEST_RUN, &mut attr) }?;
+        // SAFETY: the command has written this member.
+        Ok(unsafe { attr.test.retval })
+    }
 }

@@ -13,7 +13,6 @@ use std::{
 use tracer_common::point::Point;
 
 use super::{
-    OBJECT,
     btf::{KernelTypes, TypedFunction},
     functions::{self, Attempt, CATALOGUE, Facts, Forms, Function, Missing, Planned},
     lock,
@@ -129,7 +128,7 @@ impl Watches {
         if !constants.know(types) {
             return;
         }
-        match self.kernel.own.with(OBJECT, &constants) {
+        match self.kernel.own.with(&constants) {
             Ok(own) => {
                 self.constants = constants;
                 self.kernel.own = Arc::new(own);

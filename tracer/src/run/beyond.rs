@@ -2,7 +2,7 @@
 //! from packets that it sees leave, it cannot know of connections that were there before, and of
 //! addresses that the host publishes.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use ipnet::IpNet;
 use tokio::task::{JoinHandle, spawn_blocking};
@@ -20,7 +20,7 @@ use crate::{
         ruleset::{Redirection, Target},
         snapshot::Snapshot,
     },
-    select::Selection,
+    select::{Selection, expression::Expression},
 };
 
 /// Most ports of a published range that are followed.
@@ -29,9 +29,28 @@ const MOST_PORTS: usize = 1_024;
 /// for what it learns.
 const MOST_TUPLES: usize = 8_192;
 
+/// Which packets are selected, by what is known of them before they come.
+#[derive(Clone)]
+struct Wanted {
+    filter: Filter,
+    expression: Option<Arc<Expression>>,
+}
+
+impl Wanted {
+    fn matches(&self, packet: &Tuple) -> bool {
+        self.filter.matches_packet(packet)
+            && self.expression.as_ref().is_none_or(|expression| expression.would_match(packet))
+    }
+
+    /// Whether packets may be selected by their addresses.
+    fn may_name_addresses(&self) -> bool {
+        self.filter.names_addresses() || self.expression.is_some()
+    }
+}
+
 /// What is selected, and what of it is followed beyond NAT.
 pub struct Beyond {
-    filter: Filter,
+    wanted: Wanted,
     addresses: Vec<IpNet>,
     published: BTreeSet<Published>,
     reading: Option<JoinHandle<Vec<Flow>>>,
@@ -45,7 +64,7 @@ impl Beyond {
     /// Nothing yet, for packets that were selected so.
     pub fn new(selection: &Selection) -> Self {
         Self {
-            filter: selection.filter,
+            wanted: Wanted { filter: selection.filter, expression: selection.expression.clone() },
             addresses: selection.addresses.clone(),
             published: BTreeSet::new(),
             reading: None,
@@ -58,17 +77,17 @@ impl Beyond {
     pub fn read_connections(&mut self, namespaces: Vec<Netns>) {
         // Without addresses most packets match wherever they are met, and the host's connections are
         // nobody's in particular.
-        if !self.filter.names_addresses() {
+        if !self.wanted.may_name_addresses() {
             return;
         }
-        let filter = self.filter;
+        let selected = self.wanted.clone();
         self.reading = Some(spawn_blocking(move || {
-            let wanted = |connection: &Connection| !rewritten(&filter, connection).is_empty();
+            let wanted = |connection: &Connection| !rewritten(&selected, connection).is_empty();
             let mut all = Vec::new();
             for netns in &namespaces {
                 match conntrack::connections(netns, wanted) {
                     Ok(connections) => {
-                        all.extend(connections.iter().flat_map(|c| rewritten(&filter, c)));
+                        all.extend(connections.iter().flat_map(|c| rewritten(&selected, c)));
                     }
                     Err(e) => log::info!("{e}; of those only new ones are followed beyond NAT"),
                 }
@@ -102,8 +121,9 @@ impl Beyond {
         let mut now = BTreeSet::new();
         let mut left_out = 0;
         // Without addresses most packets match anyway; who sends is not known before it does.
-        if !self.addresses.is_empty() && self.filter.src.is_empty() && self.filter.sport.is_empty()
-        {
+        let Wanted { filter, expression } = &self.wanted;
+        let is_narrow = !self.addresses.is_empty() || expression.is_some();
+        if is_narrow && filter.src.is_empty() && filter.sport.is_empty() {
             for (netns, redirection) in redirections {
                 let addresses = match redirection.address {
                     Some(address) => vec![address],
@@ -133,8 +153,11 @@ impl Beyond {
         let address = mapped(address);
         if protos.is_empty() && ports.is_empty() {
             // Every packet to the address is meant. One of the host's own is not published so.
-            let Filter { proto, port, dport, .. } = &self.filter;
-            let only_addresses = proto.is_empty() && port.is_empty() && dport.is_empty();
+            let Filter { proto, port, dport, .. } = &self.wanted.filter;
+            let only_addresses = proto.is_empty()
+                && port.is_empty()
+                && dport.is_empty()
+                && self.wanted.expression.is_none();
             if redirection.address.is_some() && only_addresses && self.selects(target, 0, 0) {
                 to.insert(Published { address, ..Published::default() });
             }
@@ -162,7 +185,7 @@ impl Beyond {
     /// Whether a packet is selected that was sent on so, whoever has sent it.
     fn selects(&self, target: &Target, port: u16, proto: u8) -> bool {
         [target.first, target.last].into_iter().any(|address| {
-            self.filter.matches_packet(&Tuple {
+            self.wanted.matches(&Tuple {
                 dst: mapped(address),
                 dport: target.port.unwrap_or(port),
                 family: if address.is_ipv4() { family::IPV4 } else { family::IPV6 },
@@ -186,7 +209,7 @@ fn own_addresses(snapshot: &Snapshot, netns: u32, redirection: &Redirection) -> 
 
 /// The tuples that a connection's packets come with and that do not match, although these packets do
 /// before or behind NAT.
-fn rewritten(filter: &Filter, connection: &Connection) -> Vec<Flow> {
+fn rewritten(wanted: &Wanted, connection: &Connection) -> Vec<Flow> {
     let Connection { family, proto, original, reply, .. } = *connection;
     let packet = |tuple: event::Tuple| Tuple {
         src: mapped(tuple.src),
@@ -204,7 +227,7 @@ fn rewritten(filter: &Filter, connection: &Connection) -> Vec<Flow> {
         Tuple { src: of.dst, dst: of.src, sport, dport, ..of }
     };
     let leaves_as = [(packet(original), back(reply)), (packet(reply), back(original))];
-    let matches = |tuple: &Tuple| filter.matches_packet(tuple);
+    let matches = |tuple: &Tuple| wanted.matches(tuple);
     if !leaves_as.iter().any(|(comes, leaves)| matches(comes) || matches(leaves)) {
         return Vec::new();
     }
@@ -238,7 +261,7 @@ mod tests {
     fn beyond(arguments: &[&str]) -> Beyond {
         let all = ["pathtrace"].iter().chain(arguments);
         let select = Cli::try_parse_from(all).unwrap().trace.select;
-        Beyond::new(&select::resolve(&select).unwrap())
+        Beyond::new(&select::resolve(&select, None).unwrap())
     }
 
     fn ip(text: &str) -> IpAddr {
@@ -275,11 +298,11 @@ mod tests {
 
     #[test]
     fn of_a_masqueraded_connection_what_is_seen_at_the_nic_is_followed() {
-        let flows = rewritten(&beyond(&["--ip", "10.0.0.2"]).filter, &masqueraded());
+        let flows = rewritten(&beyond(&["--ip", "10.0.0.2"]).wanted, &masqueraded());
         let ends: Vec<_> = flows.iter().map(|flow| (flow.sport, flow.dport)).collect();
         assert_eq!(ends, [(53, 61000)]);
-        assert_eq!(rewritten(&beyond(&["--ip", "10.0.0.3"]).filter, &masqueraded()), []);
-        let everything = rewritten(&beyond(&["--ip", "203.0.113.8"]).filter, &masqueraded());
+        assert_eq!(rewritten(&beyond(&["--ip", "10.0.0.3"]).wanted, &masqueraded()), []);
+        let everything = rewritten(&beyond(&["--ip", "203.0.113.8"]).wanted, &masqueraded());
         assert_eq!(everything, [], "each of its packets matches");
     }
 

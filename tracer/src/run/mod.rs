@@ -48,8 +48,8 @@ use crate::{
         Builder, Clock, Sink as _, SinkError, Sinks, Tally,
         record::{Detail, Events, LostEvents, MissingPoint, OutcomeKind, Start, WatchedPoint},
     },
-    probe::{self, Aside, Mechanism, Mechanisms, Offer, Probes, Request, Tables, Types},
-    select::{self, Selection},
+    probe::{self, Aside, Code, Mechanism, Mechanisms, Offer, Probes, Request, Tables, Types},
+    select::{self, Selection, expression::Expression},
 };
 use attach::{Attacher, Watched};
 use beyond::Beyond;
@@ -82,9 +82,9 @@ const LEARNED_IDLE: Duration = Duration::from_secs(120);
 ///
 /// # Errors
 /// When tracing is impossible, or the output cannot be written.
-pub fn trace(args: &TraceArgs) -> anyhow::Result<()> {
+pub fn trace(args: &TraceArgs, expression: Option<Expression>) -> anyhow::Result<()> {
     let kernel = able_kernel()?;
-    let selection = select::resolve(&args.select)?;
+    let selection = select::resolve(&args.select, expression.map(Arc::new))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -114,6 +114,7 @@ pub fn offers(mechanisms: &[Mechanism]) -> anyhow::Result<(Vec<Offer>, Vec<Aside
     able_kernel()?;
     let request = Request {
         filter: Filter::ANY,
+        expression: None,
         snaplen: 0,
         capture_everywhere: false,
         ring_bytes: *crate::probe::RING_BYTES.start(),
@@ -189,6 +190,7 @@ impl<'a> Trace<'a> {
     fn attach(args: &'a TraceArgs, selection: &Selection) -> anyhow::Result<Self> {
         let request = Request {
             filter: selection.filter,
+            expression: selection.expression.as_deref().map(Code::of).transpose()?,
             snaplen: args.snaplen.unwrap_or(0),
             capture_everywhere: args.snaplen.is_some(),
             ring_bytes: args.ring_size,
