@@ -141,7 +141,7 @@ fn frames_by_what_is_in_their_link_layer_header() -> Result<()> {
         ("vlan", 2),
         ("vlan 100", 1),
         ("vlan 200 and udp port 5000", 1),
-        ("not vlan and udp port 5000", 1),
+        ("udp port 5000 and not vlan", 1),
     ] {
         let records = Trace::during(&lab, &[expression], send)?;
         assert_eq!(begun(&records), many, "{expression}: {records}");
@@ -163,7 +163,7 @@ fn arp_alone() -> Result<()> {
 #[test]
 fn wrong_ones_are_refused() -> Result<()> {
     let lab = Lab::standard()?;
-    let long: Vec<_> = (0..900).map(|n| format!("host 10.1.{}.{}", n / 250, n % 250)).collect();
+    let long: Vec<_> = (0..450).map(|n| format!("host 10.1.{}.{}", n / 250, n % 250)).collect();
     let long = long.join(" or ");
     for (expression, said) in [
         ("tcp port 80 and and udp", "syntax error"),

@@ -87,7 +87,11 @@ impl Tag {
     /// Of this kind, network order, and this content, native order.
     #[inline(always)]
     pub fn of(kind: u16, content: u16) -> Self {
-        if kind == 0 { Self::NONE } else { Self(u32::from(u16::from_be(kind)) << 16 | u32::from(content)) }
+        if kind == 0 {
+            Self::NONE
+        } else {
+            Self(u32::from(u16::from_be(kind)) << 16 | u32::from(content))
+        }
     }
 
     /// As it is in the frame.

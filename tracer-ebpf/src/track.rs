@@ -19,11 +19,11 @@ use tracer_common::{
 };
 
 use crate::{
+    expression,
     globals::{
         CURRENT, Current, EVENTS, FOLLOWED, FRAGMENTS, LEARNED, PUBLISHED, QUOTED, SENT, count,
         filter, is_maybe_followed, set_maybe_followed, setting, state,
     },
-    expression,
     packet::{Bytes, Headers},
     skb::{Access as _, Probe, offset, unknown},
 };

@@ -59,6 +59,10 @@ const TOOLS_TO_COMPARE: [Tool; 2] = [
 const VIRTIOFSD: Tool =
     Tool { command: "virtiofsd", package: "virtiofsd", why: "the guests' root" };
 
+/// What compiles expressions: names of the library, one of which is there, and its package.
+const LIBPCAP: [&str; 2] = ["libpcap.so.1", "libpcap.so.0.8"];
+const LIBPCAP_PACKAGE: &str = "libpcap0.8";
+
 /// Debian's compiler with a precompiled `core` for BPF.
 const SYSTEM_COMPILER: [&str; 3] = ["rustc-web", "cargo-web", "libstd-rust-web-dev-bpf"];
 
@@ -77,6 +81,10 @@ const MINUTE: Duration = Duration::from_secs(60);
 pub fn run() -> Result<()> {
     let start = Instant::now();
     tools(&TOOLS)?;
+    if !LIBPCAP.iter().any(|name| has_library(name)) {
+        eprintln!("libpcap is missing (pcap-filter expressions): package {LIBPCAP_PACKAGE}");
+        install(&[LIBPCAP_PACKAGE])?;
+    }
     if Toolchain::find().is_err() {
         toolchain()?;
     }
@@ -110,6 +118,16 @@ fn tools(tools: &[Tool]) -> Result<()> {
     }
     let packages: Vec<&str> = missing.iter().map(|tool| tool.package).collect();
     if packages.is_empty() { Ok(()) } else { install(&packages) }
+}
+
+/// Whether the linker knows a shared library.
+fn has_library(name: &str) -> bool {
+    let listed =
+        find("ldconfig").and_then(|ldconfig| Command::new(ldconfig).arg("-p").output().ok());
+    listed.is_some_and(|output| {
+        let text = String::from_utf8_lossy(&output.stdout);
+        text.lines().any(|line| line.split_whitespace().next() == Some(name))
+    })
 }
 
 /// Whether a program needs no other file to run: its ELF header names no interpreter.

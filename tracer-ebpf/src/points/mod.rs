@@ -21,8 +21,8 @@ use tracer_common::point::Point;
 
 use crate::{
     call::Kept,
-    expression,
     emit::{Capture, Report, bounded, emit},
+    expression,
     packet::{Bytes, Frame, Headers, Memory},
     skb::{Access, Probe, Skb},
     track::{Sighting, Source, entry, known},
