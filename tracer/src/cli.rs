@@ -56,13 +56,13 @@ pub struct TraceArgs {
     #[command(flatten)]
     pub select: SelectArgs,
 
-    /// How journeys are shown; `auto` is text
+    /// How journeys are shown; `auto` is the live view on a terminal, text otherwise
     #[arg(short, long, value_enum, default_value_t = Format::Auto, help_heading = "Output")]
     pub output: Format,
     /// Show only journeys that ended in a drop
     #[arg(long, help_heading = "Output")]
     pub drops: bool,
-    /// In text: every point, or one line a layer and interface
+    /// In text and in the live view: every point, or one line a layer and interface
     #[arg(long, value_enum, default_value_t = Hops::Main, help_heading = "Output")]
     pub hops: Hops,
     /// In text: end with how long packets took, by segments of their way (JSON always has it)
@@ -80,6 +80,9 @@ pub struct TraceArgs {
     /// Show addresses only, not the names of the namespaces that own them
     #[arg(short = 'n', help_heading = "Output")]
     pub no_names: bool,
+    /// In the live view: nothing but ASCII, as where the locale is not UTF-8
+    #[arg(long, help_heading = "Output")]
+    pub ascii: bool,
     /// More of the tool's own log on stderr (-v: info, -vv: debug)
     #[arg(short, action = clap::ArgAction::Count, help_heading = "Output")]
     pub verbose: u8,
@@ -152,8 +155,10 @@ pub struct SelectArgs {
 /// How journeys are shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Format {
-    /// Text.
+    /// The live view on a terminal, text otherwise.
     Auto,
+    /// The live view.
+    Tui,
     /// A block of lines for each journey.
     Text,
     /// One JSON object a line.

@@ -13,7 +13,7 @@ use tracer_common::point::{Layer, Point};
 use crate::{
     cli::{Cli, Command, ListFormat},
     host::{containers::Sources, snapshot::Snapshot},
-    output::{containers, schema},
+    output::{Log, containers, schema},
     probe::{Aside, Code, Function, Mechanism, Offer},
     run,
     select::{
@@ -85,6 +85,7 @@ fn expression(words: &[String]) -> anyhow::Result<Option<Expression>> {
     Ok(expression)
 }
 
+/// While the live view is open, the log is shown there.
 fn log_to_stderr(verbose: u8) {
     let level = match verbose {
         0 => "warn",
@@ -100,6 +101,7 @@ fn log_to_stderr(verbose: u8) {
                 record.args()
             )
         })
+        .target(env_logger::Target::Pipe(Box::new(Log)))
         .init();
 }
 

@@ -4,6 +4,7 @@ pub mod container;
 pub mod expression;
 
 use std::{
+    fmt,
     net::{IpAddr, Ipv6Addr},
     path::PathBuf,
     str::FromStr,
@@ -42,6 +43,16 @@ impl FromStr for Address {
     }
 }
 
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0.prefix_len() == self.0.max_prefix_len() {
+            write!(f, "{}", self.0.addr())
+        } else {
+            write!(f, "{}", self.0)
+        }
+    }
+}
+
 impl Address {
     fn net(self) -> Net {
         let (address, bits) = match self.0 {
@@ -76,6 +87,13 @@ impl FromStr for PortRange {
     }
 }
 
+impl fmt::Display for PortRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Ports { first, last } = self.0;
+        if first == last { write!(f, "{first}") } else { write!(f, "{first}-{last}") }
+    }
+}
+
 /// A protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Protocol(Proto);
@@ -96,6 +114,21 @@ impl FromStr for Protocol {
             })?,
         };
         Ok(Self(Proto { family: 0, number }))
+    }
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = match (self.0.family, self.0.number) {
+            (family::ARP, _) => "arp",
+            (_, 1) => "icmp",
+            (_, 6) => "tcp",
+            (_, 17) => "udp",
+            (_, 58) => "icmp6",
+            (_, 132) => "sctp",
+            (_, number) => return write!(f, "{number}"),
+        };
+        f.write_str(name)
     }
 }
 
@@ -133,6 +166,13 @@ impl FromStr for MacAddress {
     }
 }
 
+impl fmt::Display for MacAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
 /// How a network namespace is named on the command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NetnsRef {
@@ -160,6 +200,17 @@ impl FromStr for NetnsRef {
         } else {
             text.parse().map_or_else(|_| Self::Name(text.into()), Self::Inode)
         })
+    }
+}
+
+impl fmt::Display for NetnsRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(name) => f.write_str(name),
+            Self::Path(path) => write!(f, "{}", path.display()),
+            Self::Inode(inode) => write!(f, "{inode}"),
+            Self::Pid(pid) => write!(f, "pid:{pid}"),
+        }
     }
 }
 
@@ -233,6 +284,52 @@ pub fn contradiction(select: &SelectArgs) -> Option<String> {
         );
     }
     None
+}
+
+/// A selection as it is typed on the command line; empty where every packet is selected.
+pub fn words(select: &SelectArgs) -> String {
+    let SelectArgs {
+        ip,
+        src,
+        dst,
+        port,
+        sport,
+        dport,
+        proto,
+        mac,
+        iface,
+        container,
+        netns,
+        expression,
+    } = select;
+    let quoted = |value: String| match shlex::try_quote(&value) {
+        Ok(quoted) => quoted.into_owned(),
+        Err(_) => value,
+    };
+    let mut words: Vec<String> = Vec::new();
+    let mut put = |flag: &str, values: Vec<String>| {
+        for value in values {
+            words.extend([flag.to_owned(), quoted(value)]);
+        }
+    };
+    fn each<T: ToString>(values: &[T]) -> Vec<String> {
+        values.iter().map(ToString::to_string).collect()
+    }
+    put("--ip", each(ip));
+    put("--src", each(src));
+    put("--dst", each(dst));
+    put("--port", each(port));
+    put("--sport", each(sport));
+    put("--dport", each(dport));
+    put("--proto", each(proto));
+    put("--mac", each(mac));
+    put("--iface", each(iface));
+    put("--container", each(container));
+    put("--netns", each(netns));
+    if !expression.is_empty() {
+        words.push(quoted(expression.join(" ")));
+    }
+    words.join(" ")
 }
 
 /// Finds what was selected on this machine.
@@ -426,6 +523,33 @@ mod tests {
         ] {
             assert!(Cli::try_parse_from(["pathtrace", flag, value]).is_err(), "{flag} {value}");
         }
+    }
+
+    #[test]
+    fn what_was_selected_is_told_as_it_was_typed() {
+        let typed = [
+            "--ip",
+            "10.0.0.0/24",
+            "--ip",
+            "fd00::1",
+            "--port",
+            "80-90",
+            "--dport",
+            "53",
+            "--proto",
+            "tcp",
+            "--proto",
+            "47",
+            "--mac",
+            "00:16:3e:00:00:01",
+            "--iface",
+            "eth0",
+            "--netns",
+            "pid:7",
+        ];
+        assert_eq!(words(&select(&typed)), typed.join(" "));
+        assert_eq!(words(&select(&[])), "");
+        assert_eq!(words(&select(&["--iface", "a b"])), "--iface 'a b'");
     }
 
     #[test]

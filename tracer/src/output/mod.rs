@@ -1,4 +1,4 @@
-//! What is shown: text and JSON, each a [`Sink`] fed with the same records.
+//! What is shown: text, JSON and the live view, each a [`Sink`] fed with the same records.
 //!
 //! [`Builder`] makes a [`record::Journey`] of a journey, its explanation and names; [`Tally`]
 //! counts them for the summary. The sinks only render.
@@ -9,9 +9,11 @@ mod describe;
 pub mod escape;
 mod json;
 mod latency;
+mod live;
 mod path;
 pub mod record;
 mod report;
+mod steps;
 mod tally;
 #[cfg(test)]
 mod tests;
@@ -19,11 +21,12 @@ mod text;
 
 pub use build::{Builder, Clock};
 pub use json::{Json, schema};
+pub use live::{Live, Log, Options as ViewOptions, Theme, Wish, is_possible as is_view_possible};
 pub use report::Report;
 pub use tally::Tally;
 pub use text::{Hops, Text, use_colour};
 
-use std::io;
+use std::{io, sync::Arc};
 
 /// Where results go.
 pub trait Sink {
@@ -39,6 +42,17 @@ pub trait Sink {
     /// As [`Sink::start`].
     fn journey(&mut self, journey: &record::Journey) -> Result<(), SinkError>;
 
+    /// A journey is finished, for a sink that keeps it without a copy.
+    ///
+    /// # Errors
+    /// As [`Sink::start`].
+    fn share(&mut self, journey: &Arc<record::Journey>) -> Result<(), SinkError> {
+        self.journey(journey)
+    }
+
+    /// How the trace stands: about once a second, and when that changes.
+    fn stand(&mut self, _: &Standing) {}
+
     /// The trace is over.
     ///
     /// # Errors
@@ -50,6 +64,39 @@ pub trait Sink {
     /// # Errors
     /// As [`Sink::start`].
     fn flush(&mut self) -> Result<(), SinkError>;
+}
+
+/// How a trace stands, as far as only the trace itself knows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// What is selected, as on the command line; empty: every packet.
+    pub selection: String,
+    /// What it is doing.
+    pub phase: Phase,
+    /// Points that are watched.
+    pub points: usize,
+    /// Points that there are.
+    pub points_known: usize,
+    /// Interfaces that are watched.
+    pub interfaces: usize,
+    /// Network namespaces that are watched.
+    pub namespaces: usize,
+    /// Events received and lost so far.
+    pub events: record::Events,
+}
+
+/// What a trace is doing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Phase {
+    /// It attaches, or waits for what it must know first.
+    #[default]
+    Attaching,
+    /// It traces.
+    Tracing,
+    /// Another selection was wished for, and refused for this reason: it traces as before.
+    Refused(String),
+    /// It has ended.
+    Ended,
 }
 
 /// Several sinks, each fed with all.
@@ -70,6 +117,14 @@ impl Sink for Sinks {
 
     fn journey(&mut self, journey: &record::Journey) -> Result<(), SinkError> {
         self.0.iter_mut().try_for_each(|sink| sink.journey(journey))
+    }
+
+    fn share(&mut self, journey: &Arc<record::Journey>) -> Result<(), SinkError> {
+        self.0.iter_mut().try_for_each(|sink| sink.share(journey))
+    }
+
+    fn stand(&mut self, standing: &Standing) {
+        self.0.iter_mut().for_each(|sink| sink.stand(standing));
     }
 
     fn summary(&mut self, summary: &record::Summary) -> Result<(), SinkError> {

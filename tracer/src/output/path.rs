@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::{
     escape::escape,
     record::{Dev, Hop, Journey, Netns, OutcomeKind},
+    steps::{self, Step},
 };
 
 /// One line of the path.
@@ -97,85 +98,38 @@ pub(super) fn all_lines(journey: &Journey) -> Vec<Line> {
     journey.hops.iter().enumerate().map(every).collect()
 }
 
-/// One line a layer and device: tc, queue and driver of a device are its one line, and so is what
-/// a bridge does with a packet; rewrites and connection tracking belong to the hook that they are
-/// in; steps of IP, look-ups of the way back, sockets without a reader and the end itself have none,
-/// unless the outcome is about them.
+/// A line for every step.
 pub(super) fn main_lines(journey: &Journey) -> Vec<Line> {
-    /// What the last line stands for, as far as another hop can join it.
-    struct Open {
-        group: &'static str,
-        place: String,
-    }
-    let hops = &journey.hops;
-    let mut lines: Vec<Line> = Vec::new();
-    let mut open: Option<Open> = None;
-    let mut flooded = false;
-    for (index, hop) in hops.iter().enumerate() {
-        let group = match &*hop.point {
-            "drop" | "consume" => continue,
-            "socket" if hop.detail.is_empty() => continue,
-            "ip_receive" | "ip_forward" | "ip_local_deliver" | "ip_output"
-                if index != journey.outcome.hop =>
-            {
-                continue;
-            }
-            "route" if hop.detail.get("reverse").is_some() && index != journey.outcome.hop => {
-                continue;
-            }
-            _ if hop.layer == "bridge" => {
-                let more = goes_on_in_bridge(&hops[index + 1..]);
-                flooded |= hop.point == "bridge_flood" && more;
-                if more {
-                    continue;
-                }
-                "bridge"
-            }
-            "dev_queue" | "tc_egress" | "qdisc_enqueue" | "qdisc_dequeue" | "dev_xmit" => "egress",
-            "dev_receive" | "tc_ingress" => "ingress",
-            _ if hop.layer == "netfilter" => "hook",
-            _ => "",
-        };
-        let here = place(hop);
-        let joins = open.as_ref().is_some_and(|open| {
-            open.group == group
-                && match group {
-                    "hook" => matches!(&*hop.point, "nat" | "conntrack"),
-                    "egress" | "ingress" => open.place == here,
-                    _ => false,
-                }
-        });
-        let detail = match &*hop.point {
-            "qdisc_enqueue" => String::new(),
-            "conntrack" if joins => tracked(hop),
-            _ if group == "bridge" && std::mem::take(&mut flooded) => "flooded".to_owned(),
-            _ => details(journey, hop),
-        };
-        match lines.last_mut().filter(|_| joins) {
-            Some(last) => {
-                last.hops.1 = index;
-                if group == "egress" {
-                    hop.point.as_ref().clone_into(&mut last.point);
-                }
-                if !detail.is_empty() {
-                    if !last.detail.is_empty() {
-                        last.detail.push_str(", ");
-                    }
-                    last.detail.push_str(&detail);
-                }
-            }
-            None => lines.push(line(index, hop, detail)),
+    let line = |step: &Step| {
+        let (first, named) = (&journey.hops[step.first()], &journey.hops[step.named]);
+        Line {
+            point: named.point.to_string(),
+            hops: (step.first(), step.last()),
+            ..line(step.first(), first, step_details(journey, step))
         }
-        open = Some(Open { group, place: here });
-    }
-    lines
+    };
+    steps::main(journey).iter().map(line).collect()
 }
 
-/// Whether the bridge does more with the packet: its line is its last word, wherever hooks and
-/// look-ups stand between.
-fn goes_on_in_bridge(later: &[Hop]) -> bool {
-    let next = later.iter().find(|hop| !matches!(&*hop.layer, "netfilter" | "ip"));
-    next.is_some_and(|hop| hop.layer == "bridge")
+/// What the points of a step told, in words.
+pub(super) fn step_details(journey: &Journey, step: &Step) -> String {
+    let mut text = String::new();
+    for (position, &index) in step.hops.iter().enumerate() {
+        let hop = &journey.hops[index];
+        let detail = match &*hop.point {
+            "qdisc_enqueue" => String::new(),
+            "conntrack" if position > 0 => tracked(hop),
+            _ if step.flooded => "flooded".to_owned(),
+            _ => details(journey, hop),
+        };
+        if !detail.is_empty() {
+            if !text.is_empty() {
+                text.push_str(", ");
+            }
+            text.push_str(&detail);
+        }
+    }
+    text
 }
 
 /// `ct established`, with the mark if there is one.

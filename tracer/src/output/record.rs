@@ -538,7 +538,7 @@ pub struct DropCount {
 }
 
 /// Events received and lost.
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Events {
     /// Received.
     pub received: u64,

@@ -95,7 +95,7 @@ impl Evidence for Lab {
     }
 }
 
-fn record(events: Vec<Event>) -> record::Journey {
+pub(super) fn record(events: Vec<Event>) -> record::Journey {
     build(&journeys(events).remove(0))
 }
 
@@ -173,7 +173,7 @@ pub(super) fn translated() -> record::Journey {
 }
 
 /// Through a bridge with chains and br_netfilter to a neighbour, to a port nobody listens at.
-fn bridged() -> record::Journey {
+pub(super) fn bridged() -> record::Journey {
     let bridge = |hook| enter_of(HookFamily::Bridge, hook);
     record(
         packet(1, udp("10.0.100.252", 4000, "10.0.100.253", 53))

@@ -30,7 +30,7 @@ use tokio::{
 use tracer_common::{filter::Filter, track::Flow};
 
 use crate::{
-    cli::TraceArgs,
+    cli::{SelectArgs, TraceArgs},
     event::wire,
     explain::{HarmlessEnds, explain},
     host::{
@@ -45,7 +45,7 @@ use crate::{
     },
     journey::{Assembler, Chronicle, Journey, Limits},
     output::{
-        Builder, Clock, Sink as _, SinkError, Sinks, Tally,
+        Builder, Clock, Phase, Sink as _, SinkError, Sinks, Standing, Tally, Wish,
         record::{Detail, Events, LostEvents, MissingPoint, OutcomeKind, Start, WatchedPoint},
     },
     probe::{self, Aside, Code, Mechanism, Mechanisms, Offer, Probes, Request, Tables, Types},
@@ -57,6 +57,7 @@ use containers::Namer;
 use dump::Dump;
 use machine::{KernelFacts, Machine};
 use nft_trace::NftTrace;
+use sinks::Wishes;
 
 /// Packets followed at one time.
 const TRACKED: u32 = 65_536;
@@ -74,6 +75,10 @@ const RULES_WAIT: Duration = Duration::from_secs(5);
 const MOST_WAITING: usize = 65_536;
 /// How often is looked for modules that were loaded.
 const MODULES_LOOK: Duration = Duration::from_secs(1);
+/// How often whoever looks on is told how it stands.
+const TELL: Duration = Duration::from_secs(1);
+/// Bytes that are captured of each packet for whoever looks on, unless it was said how many.
+const VIEWED_BYTES: u32 = 128;
 /// How often learned replies are cleared out, and after what silence.
 const LEARNED_SWEEP: Duration = Duration::from_secs(10);
 const LEARNED_IDLE: Duration = Duration::from_secs(120);
@@ -89,19 +94,37 @@ pub fn trace(args: &TraceArgs, expression: Option<Expression>) -> anyhow::Result
         .enable_all()
         .build()
         .context("cannot start the event loop")?;
-    let result = runtime.block_on(async {
-        let mut trace = Trace::attach(args, &selection)?;
-        match trace.run(&kernel).await {
-            // Whoever read has seen enough: `| head`.
-            Err(Stop::Output(SinkError::Closed)) => Ok(()),
-            Err(Stop::Output(error)) => Err(error.into()),
-            Err(Stop::Failed(error)) => Err(error),
-            Ok(()) => Ok(()),
-        }
-    });
+    let wanted =
+        Wanted { selection, select: args.select.clone(), line: select::words(&args.select) };
+    let result = match runtime.block_on(trace_wanted(args, &kernel, wanted)) {
+        // Whoever read has seen enough: `| head`.
+        Err(Stop::Output(SinkError::Closed)) => Ok(()),
+        Err(Stop::Output(error)) => Err(error.into()),
+        Err(Stop::Failed(error)) => Err(error),
+        Ok(()) => Ok(()),
+    };
     // A look-up of the machine that still runs must not hold up the end.
     runtime.shutdown_background();
     result
+}
+
+/// Traces one selection after the other, as long as others are wished for.
+async fn trace_wanted(args: &TraceArgs, kernel: &Kernel, mut wanted: Wanted) -> Result<(), Stop> {
+    let mut signals = Signals::listen()?;
+    let (mut sinks, mut wishes) = sinks::of(args)?;
+    loop {
+        sinks.stand(&Standing { selection: wanted.line.clone(), ..Standing::default() });
+        let mut trace = Trace::attach(args, wanted, sinks, &wishes)?;
+        let mut end = trace.run(kernel, &mut signals, &mut wishes).await?;
+        if let (End::Enough, Wishes::View(_)) = (&end, &wishes) {
+            end = trace.stay(&mut signals, &mut wishes).await?;
+        }
+        match end {
+            End::Select(next) => wanted = *next,
+            End::Asked | End::Enough => return Ok(()),
+        }
+        sinks = trace.sinks;
+    }
 }
 
 /// What this kernel offers with these mechanisms, or with any when none is named: point by point,
@@ -124,6 +147,14 @@ pub fn offers(mechanisms: &[Mechanism]) -> anyhow::Result<(Vec<Offer>, Vec<Aside
     let mut probes = Probes::load(&request, Types::read()?)?;
     probes.attach_functions();
     Ok((probes.offers(), probes.asides()))
+}
+
+/// What is wished for while a trace runs, found on this machine.
+fn find(select: &SelectArgs) -> anyhow::Result<Selection> {
+    let expression = Expression::compile(&select.expression)?;
+    // What it cannot do in the kernel is told before the trace that runs is ended.
+    expression.as_ref().map(Code::of).transpose()?;
+    select::resolve(select, expression.map(Arc::new))
 }
 
 fn able_kernel() -> anyhow::Result<Kernel> {
@@ -152,9 +183,55 @@ impl From<anyhow::Error> for Stop {
     }
 }
 
+/// What is to be traced.
+struct Wanted {
+    selection: Selection,
+    select: SelectArgs,
+    /// As on the command line.
+    line: String,
+}
+
+/// Why a trace is over.
+enum End {
+    /// It was told to end.
+    Asked,
+    /// It has what it was to get.
+    Enough,
+    /// Something else is to be traced.
+    Select(Box<Wanted>),
+}
+
+/// What may end a trace from outside.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn listen() -> anyhow::Result<Self> {
+        Ok(Self {
+            interrupt: signals(SignalKind::interrupt())?,
+            terminate: signals(SignalKind::terminate())?,
+        })
+    }
+
+    async fn any(&mut self) {
+        select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
+
 /// A trace under way.
 struct Trace<'a> {
     args: &'a TraceArgs,
+    /// What is selected, as on the command line.
+    line: String,
+    /// Somebody looks on, who sees how it stands and ends it.
+    is_viewed: bool,
+    /// How long a journey waits for the rules that it met.
+    patience: Duration,
     probes: Probes,
     tables: Tables,
     events: AsyncFd<RingBuf<MapData>>,
@@ -187,11 +264,19 @@ struct Trace<'a> {
 
 impl<'a> Trace<'a> {
     /// Attaches everything; no packet is followed yet.
-    fn attach(args: &'a TraceArgs, selection: &Selection) -> anyhow::Result<Self> {
+    fn attach(
+        args: &'a TraceArgs,
+        wanted: Wanted,
+        sinks: Sinks,
+        wishes: &Wishes,
+    ) -> anyhow::Result<Self> {
+        let Wanted { selection, select, line } = wanted;
+        let selection = &selection;
+        let is_viewed = matches!(wishes, Wishes::View(_));
         let request = Request {
             filter: selection.filter,
             expression: selection.expression.as_deref().map(Code::of).transpose()?,
-            snaplen: args.snaplen.unwrap_or(0),
+            snaplen: args.snaplen.unwrap_or(if is_viewed { VIEWED_BYTES } else { 0 }),
             capture_everywhere: args.snaplen.is_some(),
             ring_bytes: args.ring_size,
             tracked: TRACKED,
@@ -210,7 +295,7 @@ impl<'a> Trace<'a> {
             nft_trace::sweep_all(&namespaces);
         }
         let mut nft_trace = args.nft_trace.then(|| NftTrace::new(selection)).transpose()?;
-        let mut attacher = Attacher::new(&args.select, selection);
+        let mut attacher = Attacher::new(&select, selection);
         let watched = attacher.attach(&mut probes, nft_trace.as_mut(), &snapshot);
         let followed = attacher.to_follow(&snapshot);
         follow(&mut watch, &followed);
@@ -229,6 +314,9 @@ impl<'a> Trace<'a> {
         Ok(Self {
             beyond,
             args,
+            line,
+            is_viewed,
+            patience: RULES_WAIT,
             tables,
             events,
             attacher,
@@ -241,7 +329,7 @@ impl<'a> Trace<'a> {
             // Those that settle need a moment more than that to come here.
             chronicle: Chronicle::new(limits.settle_after * 3 / 2, limits.in_flight),
             waiting: VecDeque::new(),
-            sinks: sinks::of(args),
+            sinks,
             tally: Tally::default(),
             clock: Clock { offset: monotonic_to_wall() },
             looking: None,
@@ -255,29 +343,42 @@ impl<'a> Trace<'a> {
         })
     }
 
-    async fn run(&mut self, kernel: &Kernel) -> Result<(), Stop> {
-        let mut interrupt = signals(SignalKind::interrupt())?;
-        let mut terminate = signals(SignalKind::terminate())?;
+    async fn run(
+        &mut self,
+        kernel: &Kernel,
+        signals: &mut Signals,
+        wishes: &mut Wishes,
+    ) -> Result<End, Stop> {
         self.sinks.start(&self.start_record(kernel))?;
         self.look_first().await;
         self.probes.arm(true)?;
         let began = Instant::now();
-        self.say_ready();
+        if self.is_viewed {
+            self.tell(Phase::Tracing)?;
+        } else {
+            self.say_ready();
+        }
 
         let end = self.args.duration.map(|duration| began + duration);
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut next_sweep = began + LEARNED_SWEEP;
         let mut next_modules = began + MODULES_LOOK;
-        while !self.is_enough() {
+        let mut next_tell = began + TELL;
+        let why = loop {
+            if self.is_enough() {
+                break End::Enough;
+            }
             self.look_again();
             self.machine.rules.read_on(now);
             self.namer.look(self.machine.snapshot());
             select! {
                 biased;
-                _ = interrupt.recv() => break,
-                _ = terminate.recv() => break,
-                () = until(end) => break,
+                () = signals.any() => break End::Asked,
+                () = until(end) => break End::Enough,
+                wish = wishes.next() => if let Some(end) = self.heed(wish)? {
+                    break end;
+                },
                 changes = self.watch.changed() => self.note(changes),
                 read = self.machine.rules.read() => self.take_rules(read),
                 flows = self.beyond.connections() => self.follow_answers(flows),
@@ -301,10 +402,67 @@ impl<'a> Trace<'a> {
                         next_sweep = Instant::now() + LEARNED_SWEEP;
                         self.tables.forget_learned(monotonic().saturating_sub(LEARNED_IDLE));
                     }
+                    if self.is_viewed && Instant::now() >= next_tell {
+                        next_tell = Instant::now() + TELL;
+                        self.tell(Phase::Tracing)?;
+                    }
                 }
             }
+        };
+        if self.is_viewed && !matches!(why, End::Enough) {
+            // Whoever looks on waits for the end, or for what comes next.
+            self.patience = Duration::ZERO;
         }
-        self.finish(began).await
+        self.finish(began, &why).await?;
+        Ok(why)
+    }
+
+    /// It is over, but what it showed stays to be looked at.
+    async fn stay(&mut self, signals: &mut Signals, wishes: &mut Wishes) -> Result<End, Stop> {
+        self.tell(Phase::Ended)?;
+        loop {
+            select! {
+                () = signals.any() => return Ok(End::Asked),
+                wish = wishes.next() => if let Some(end) = self.heed(wish)? {
+                    // Should the view have failed, this is where it is said.
+                    self.sinks.flush()?;
+                    return Ok(end);
+                },
+            }
+        }
+    }
+
+    /// Does what is wished, if that is possible: the end of this trace.
+    fn heed(&mut self, wish: Wish) -> Result<Option<End>, Stop> {
+        match wish {
+            Wish::Quit => Ok(Some(End::Asked)),
+            Wish::Select { select, line } => match find(&select) {
+                Ok(selection) => {
+                    let wanted = Wanted { selection, select: *select, line };
+                    Ok(Some(End::Select(Box::new(wanted))))
+                }
+                Err(error) => {
+                    self.tell(Phase::Refused(format!("{error:#}")))?;
+                    Ok(None)
+                }
+            },
+        }
+    }
+
+    /// Tells whoever looks on how it stands.
+    fn tell(&mut self, phase: Phase) -> anyhow::Result<()> {
+        let offers = self.probes.offers();
+        let standing = Standing {
+            selection: self.line.clone(),
+            phase,
+            points: offers.iter().filter(|offer| offer.how.is_ok()).count(),
+            points_known: offers.len(),
+            interfaces: self.watched.interfaces,
+            namespaces: self.watched.namespaces,
+            events: self.event_counts()?,
+        };
+        self.sinks.stand(&standing);
+        Ok(())
     }
 
     /// Reads the rules and connections of the path, and asks for containers, all at once and for as long
@@ -326,7 +484,7 @@ impl<'a> Trace<'a> {
     }
 
     /// The end: no packet begins any more, those on their way get a moment, then the summary.
-    async fn finish(&mut self, began: Instant) -> Result<(), Stop> {
+    async fn finish(&mut self, began: Instant, why: &End) -> Result<(), Stop> {
         self.probes.arm(false)?;
         let duration = began.elapsed();
         if !self.is_enough() {
@@ -351,7 +509,10 @@ impl<'a> Trace<'a> {
         }
         log::info!("the table of followed packets holds {} at the end", self.tables.followed());
         let events = self.event_counts()?;
-        self.sinks.summary(&self.tally.summary(nanoseconds(duration), events))?;
+        // What is traced next has the same output.
+        if !matches!(why, End::Select(_)) {
+            self.sinks.summary(&self.tally.summary(nanoseconds(duration), events))?;
+        }
         match self.dump.take() {
             Some(dump) => Ok(dump.finish()?),
             None => Ok(()),
@@ -408,7 +569,7 @@ impl<'a> Trace<'a> {
     fn show_waiting(&mut self) -> Result<(), Stop> {
         let mut ready = Vec::new();
         while let Some((since, journey)) = self.waiting.front() {
-            let is_patient = since.elapsed() < RULES_WAIT && self.waiting.len() < MOST_WAITING;
+            let is_patient = since.elapsed() < self.patience && self.waiting.len() < MOST_WAITING;
             if is_patient && self.machine.wants_rules(journey) {
                 break;
             }
@@ -513,13 +674,13 @@ impl<'a> Trace<'a> {
                 break;
             }
             let explanation = explain(journey, &self.machine);
-            let record = builder.journey(journey, explanation.as_ref());
+            let record = Arc::new(builder.journey(journey, explanation.as_ref()));
             self.tally.add(&record);
             self.tally.time(journey, &self.machine);
             let wanted = !self.args.drops || record.outcome.kind == OutcomeKind::Dropped;
             if wanted {
                 self.shown += 1;
-                self.sinks.journey(&record)?;
+                self.sinks.share(&record)?;
             }
         }
         if !journeys.is_empty() {

@@ -1,6 +1,6 @@
 //! `--container`: from a name to the addresses of what is called so.
 
-use std::{net::IpAddr, str::FromStr};
+use std::{fmt, net::IpAddr, str::FromStr};
 
 use anyhow::{anyhow, bail};
 use clap_complete::engine::CompletionCandidate;
@@ -24,6 +24,15 @@ pub struct ContainerRef {
     runtime: Option<Runtime>,
     /// `NAME` or `PROJECT/NAME`; of Docker and Podman also an id, or its first digits.
     name: String,
+}
+
+impl fmt::Display for ContainerRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.runtime {
+            Some(runtime) => write!(f, "{}:{}", runtime.name(), self.name),
+            None => f.write_str(&self.name),
+        }
+    }
 }
 
 impl FromStr for ContainerRef {
