@@ -22,6 +22,7 @@ pub mod pace;
 pub mod records;
 pub mod runtimes;
 mod sight;
+pub mod terminal;
 pub mod topology;
 pub mod trace;
 pub mod traffic;

@@ -33,10 +33,11 @@ impl Tool {
 }
 
 /// What every test needs.
-const TOOLS: [Tool; 3] = [
+const TOOLS: [Tool; 4] = [
     Tool { command: "ip", package: "iproute2", why: "the lab's namespaces, links and routes" },
     Tool { command: "nft", package: "nftables", why: "the lab's rules" },
     Tool { command: "ping", package: "iputils-ping", why: "the lab's echo requests" },
+    Tool { command: "tmux", package: "tmux", why: "the live view's scenarios" },
 ];
 
 /// What guests need, and scenarios that are run in them.
