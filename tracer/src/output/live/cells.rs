@@ -38,6 +38,25 @@ pub(super) fn cut(text: &str, columns: usize) -> String {
     out
 }
 
+/// The text in at most this many columns, without its middle: names differ at their ends.
+pub(super) fn cut_middle(text: &str, columns: usize) -> String {
+    if text.width() <= columns {
+        return text.to_owned();
+    }
+    let front = cut(text, columns.div_ceil(2));
+    let room = columns.saturating_sub(front.width());
+    let mut back = Vec::new();
+    let mut used = 0;
+    for c in text.chars().rev() {
+        used += c.width().unwrap_or(0);
+        if used > room {
+            break;
+        }
+        back.push(c);
+    }
+    front + &back.into_iter().rev().collect::<String>()
+}
+
 /// The text in lines of at most this many columns, broken between words where that is possible.
 pub(super) fn wrap(text: &str, columns: usize) -> Vec<String> {
     let columns = columns.max(8);
@@ -143,6 +162,9 @@ mod tests {
         assert_eq!(fit("猫猫猫", 4), "猫… ");
         assert_eq!(right("12", 4), "  12");
         assert_eq!(cut("abc", 0), "");
+        assert_eq!(cut_middle("pathtrace-c1", 8), "pat…e-c1");
+        assert_eq!(cut_middle("pathtrace-c1", 12), "pathtrace-c1");
+        assert_eq!(cut_middle("猫猫猫猫", 5), "猫…猫");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use ratatui::{
 use unicode_width::UnicodeWidthStr as _;
 
 use super::{
-    cells::{amount, bars, cut, fit, right, scroll, time},
+    cells::{amount, bars, cut, cut_middle, fit, right, scroll, time},
     model::{Flow, Model, Side, State},
     theme::{BAD, DOUBT, FAINT, GOOD, MARKED, SELECTED, STRONG},
 };
@@ -358,11 +358,11 @@ fn who_in(flow: &Flow, columns: usize) -> String {
         (Some(port), true) => {
             let port = format!(":{port}");
             let name = Side { port: None, ..flow.dst.clone() }.short();
-            format!("{}{port}", cut(&name, right.saturating_sub(port.width())))
+            format!("{}{port}", cut_middle(&name, right.saturating_sub(port.width())))
         }
-        _ => dst,
+        _ => cut_middle(&dst, right),
     };
-    format!("{} {} {dst}", cut(&src, left), between(flow))
+    format!("{} {} {dst}", cut_middle(&src, left), between(flow))
 }
 
 fn between(flow: &Flow) -> &'static str {
