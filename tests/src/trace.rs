@@ -4,7 +4,7 @@ use std::{
     collections::BTreeSet,
     env, fs,
     io::{self, BufRead, BufReader},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     sync::mpsc::{self, RecvTimeoutError},
     thread::{self, JoinHandle},
@@ -13,6 +13,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
 
 use crate::{Lab, Netns, Records, pace::patience, records::Names, sight};
 
@@ -27,7 +28,12 @@ pub struct Trace {
     child: Child,
     lines: Option<JoinHandle<Vec<String>>>,
     errors: Option<JoinHandle<String>>,
+    /// Where it also writes a capture file, which must tell the same as it prints.
+    file: Option<TempDir>,
 }
+
+/// Name of that file.
+const FILE: &str = "trace.pcapng";
 
 /// What becomes of what pathtrace prints.
 pub enum Output {
@@ -64,11 +70,18 @@ pub fn binary() -> Result<PathBuf> {
 }
 
 impl Trace {
-    /// Starts `pathtrace -o json ARGS` in the lab's host, and waits until it traces.
+    /// Starts `pathtrace -o json ARGS` in the lab's host, and waits until it traces. It also writes a
+    /// capture file, unless the arguments have one: read back at the end, that must tell the same.
     pub fn start(lab: &Lab, args: &[&str]) -> Result<Self> {
         let mut command = Command::new(binary()?);
         command.args(["-o", "json"]).args(args);
-        Self::spawn(lab.netns("host")?, command, Output::Keep)
+        let file = if args.contains(&"-w") { None } else { Some(tempfile::tempdir()?) };
+        if let Some(directory) = &file {
+            command.arg("-w").arg(directory.path().join(FILE));
+        }
+        let mut trace = Self::spawn(lab.netns("host")?, command, Output::Keep)?;
+        trace.file = file;
+        Ok(trace)
     }
 
     /// Traces what `work` does.
@@ -113,7 +126,7 @@ impl Trace {
             }
             all
         });
-        let mut trace = Self { child, lines, errors: Some(errors) };
+        let mut trace = Self { child, lines, errors: Some(errors), file: None };
         match is_ready.recv_timeout(patience(PATIENCE)) {
             Ok(()) => Ok(trace),
             Err(RecvTimeoutError::Timeout) => {
@@ -180,6 +193,9 @@ impl Trace {
         };
         let lines = self.lines.take().and_then(|lines| lines.join().ok()).unwrap_or_default();
         let stderr = self.errors.take().and_then(|errors| errors.join().ok()).unwrap_or_default();
+        if let Some(directory) = self.file.take().filter(|_| status.success()) {
+            same_as_printed(&directory.path().join(FILE), &lines)?;
+        }
         Ok(Ended { status, lines, stderr })
     }
 
@@ -190,6 +206,21 @@ impl Trace {
         self.signal(Signal::INT)?;
         self.wait()?.records(lab)
     }
+}
+
+/// Reads a capture file back: byte for byte what was printed while it was written.
+fn same_as_printed(file: &Path, lines: &[String]) -> Result<()> {
+    let output = Command::new(binary()?).args(["-o", "json", "-r"]).arg(file).output()?;
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success() && stderr.is_empty(), "the file was not read back: {stderr}");
+    let read = String::from_utf8(output.stdout).context("no text")?;
+    let differs = read.lines().zip(lines).position(|(read, printed)| read != printed);
+    if let Some(at) = differs {
+        bail!("line {at} of the file is not what was printed: {:?}", read.lines().nth(at));
+    }
+    let count = read.lines().count();
+    ensure!(count == lines.len(), "{count} lines in the file, {} were printed", lines.len());
+    Ok(())
 }
 
 /// What a process has used of processors.

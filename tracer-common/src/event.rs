@@ -89,6 +89,16 @@ pub mod flags {
     pub const FOREIGN: u8 = 64;
 }
 
+/// Bits of [`Event::link`].
+pub mod link {
+    /// The captured bytes begin with an Ethernet header; else with the network header.
+    pub const HEADER: u8 = 1;
+    /// There is a VLAN tag that the kernel keeps beside the bytes (802.1Q).
+    pub const TAG: u8 = 2;
+    /// That tag is a service tag (802.1ad).
+    pub const SERVICE: u8 = 4;
+}
+
 /// Values of [`Event::origin`].
 pub mod origin {
     /// No other packet's.
@@ -192,12 +202,17 @@ pub struct Event {
     pub point: u8,
     /// Bits of [`flags`].
     pub flags: u8,
-    /// 1 when the captured bytes begin with the link-layer header, 0 with the network header.
-    pub link_header: u8,
+    /// What the captured bytes begin with: bits of [`link`].
+    pub link: u8,
     /// How it came from `parent`: one of [`origin`].
     pub origin: u8,
     /// The packet as it is here.
     pub tuple: Tuple,
+    /// The VLAN tag that is kept beside the bytes, where `link` says so: host order.
+    pub vlan: u16,
+    /// How many of the captured bytes lie before those that `len` counts; negative: how many of these lie
+    /// before the captured ones.
+    pub before: i16,
     /// What the point has to say: the struct of [`detail`] that belongs to it, else zeros.
     pub detail: DetailWire,
 }

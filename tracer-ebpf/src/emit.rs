@@ -5,7 +5,7 @@ use aya_ebpf::{
     helpers::{bpf_get_smp_processor_id, bpf_ktime_get_ns, generated::bpf_probe_read_kernel},
 };
 use tracer_common::{
-    event::{DetailWire, Event, Loss, flags, origin},
+    event::{self, DetailWire, Event, Loss, flags, origin},
     point::Point,
 };
 
@@ -42,12 +42,45 @@ pub trait Capture: Source {
     /// Whether bytes are captured here even when not asked for everywhere.
     const ALWAYS: bool;
 
-    /// Copies at most `max` bytes (not 0, at most `N`) of the packet to `into`; tells how many, and
-    /// whether they begin with the link-layer header.
+    /// Copies at most `max` bytes (not 0, at most `N`) of the packet to `into`.
     ///
     /// # Safety
     /// `into` has room for `N` bytes, and `N` is a power of two.
-    unsafe fn capture<const N: usize>(&self, into: *mut u8, max: u32) -> (u32, bool);
+    unsafe fn capture<const N: usize>(&self, into: *mut u8, max: u32) -> Captured;
+}
+
+/// What was copied behind an event; the fields of [`Event`] that tell of it.
+pub struct Captured {
+    /// How many bytes.
+    pub len: u32,
+    /// As in [`Event`].
+    pub link: u8,
+    /// As in [`Event`].
+    pub vlan: u16,
+    /// As in [`Event`].
+    pub before: i16,
+}
+
+impl Captured {
+    /// Nothing.
+    pub const NONE: Self = Self::bytes(0);
+
+    /// So many bytes that are no packet's.
+    #[inline(always)]
+    const fn bytes(len: u32) -> Self {
+        Self { len, link: 0, vlan: 0, before: 0 }
+    }
+}
+
+/// [`Event::link`]: with the link-layer header or without, and a tag of this ethertype beside the bytes.
+#[inline(always)]
+pub fn link(header: bool, vlan_proto: u16) -> u8 {
+    let tag = match vlan_proto {
+        0 => 0,
+        0x88a8 => event::link::TAG | event::link::SERVICE,
+        _ => event::link::TAG,
+    };
+    header as u8 * event::link::HEADER | tag
 }
 
 /// The lesser of two lengths, which is not 0 and at most `N`, in a form that every kernel's verifier
@@ -69,10 +102,16 @@ struct Record<const N: usize> {
 pub fn emit<S: Capture>(source: &S, sighting: &Sighting, report: &Report) {
     let snaplen = setting!(snaplen);
     if snaplen == 0 || !(S::ALWAYS || setting!(capture_everywhere) != 0) {
-        send::<S, 0>(source, sighting, report, |_| (0, false));
-    } else if snaplen <= SMALL as u32 {
+        send::<S, 0>(source, sighting, report, |_| Captured::NONE);
+        return;
+    }
+    // Where whole packets are to be had, room for as much as there is, not for as much as there may be: of
+    // 64 KiB each, the ring would be full with a few hundred. Elsewhere only the linear part is, which is
+    // seldom longer, and a choice that the verifier cannot make would have it walk this thrice.
+    let wanted = if S::ALWAYS { snaplen.min(source.len()) } else { snaplen };
+    if wanted <= SMALL as u32 {
         capture::<S, SMALL>(source, sighting, report, snaplen);
-    } else if snaplen <= MEDIUM as u32 {
+    } else if wanted <= MEDIUM as u32 || !S::ALWAYS {
         capture::<S, MEDIUM>(source, sighting, report, snaplen);
     } else {
         capture::<S, LARGE>(source, sighting, report, snaplen);
@@ -91,7 +130,7 @@ pub fn emit_with<S: Source, const N: usize>(
     send::<S, N>(source, sighting, report, |into| {
         // SAFETY: `into` has room for `N` bytes; the helper checks the address itself.
         let code = unsafe { bpf_probe_read_kernel(into.cast(), N as u32, structure as *const _) };
-        (if code == 0 { N as u32 } else { 0 }, false)
+        Captured::bytes(if code == 0 { N as u32 } else { 0 })
     });
 }
 
@@ -108,14 +147,13 @@ fn capture<S: Capture, const N: usize>(
     });
 }
 
-/// `fill` writes at most `N` bytes behind the event, and tells how many and whether they begin with the
-/// link-layer header.
+/// `fill` writes at most `N` bytes behind the event.
 #[inline(always)]
 fn send<S: Source, const N: usize>(
     source: &S,
     sighting: &Sighting,
     report: &Report,
-    fill: impl FnOnce(*mut u8) -> (u32, bool),
+    fill: impl FnOnce(*mut u8) -> Captured,
 ) {
     // SAFETY: a live map value; only the CPU that handles the packet touches it.
     let known = unsafe { &mut *sighting.followed };
@@ -161,9 +199,11 @@ fn send<S: Source, const N: usize>(
         (*e).origin = known.origin;
         (*e).tuple = known.tuple;
         (*e).detail = report.detail;
-        let (captured, link_header) = fill((&raw mut (*record).bytes).cast());
-        (*e).captured = captured;
-        (*e).link_header = link_header as u8;
+        let captured = fill((&raw mut (*record).bytes).cast());
+        (*e).captured = captured.len;
+        (*e).link = captured.link;
+        (*e).vlan = captured.vlan;
+        (*e).before = captured.before;
     }
     // Once when the watermark is crossed, not at every event beyond it: a reader that is behind is
     // awake, and a wake-up is an interrupt.

@@ -94,6 +94,18 @@ impl Tag {
         }
     }
 
+    /// Its kind, host order; 0 for none.
+    #[inline(always)]
+    pub fn kind(self) -> u16 {
+        (self.0 >> 16) as u16
+    }
+
+    /// Its content, host order.
+    #[inline(always)]
+    pub fn content(self) -> u16 {
+        self.0 as u16
+    }
+
     /// As it is in the frame.
     #[inline(always)]
     pub fn bytes(self) -> [u8; 4] {

@@ -72,10 +72,11 @@ pub struct TraceArgs {
     #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), help_heading = "Output")]
     pub count: Option<u64>,
     /// Stop after a time, e.g. 5s, 500ms, 2m
-    #[arg(long, value_name = "TIME", value_parser = duration, help_heading = "Output")]
+    #[arg(long, conflicts_with = "read", value_name = "TIME", value_parser = duration, help_heading = "Output")]
     pub duration: Option<Duration>,
-    /// Capture N bytes of each packet at every point and show them in JSON
-    #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65535), help_heading = "Output")]
+    /// Capture N bytes of each packet at every point and show them in JSON (with -w and without this:
+    /// 65535, for the file only)
+    #[arg(short, long, conflicts_with = "read", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65535), help_heading = "Output")]
     pub snaplen: Option<u32>,
     /// Show addresses only, not the names of the namespaces that own them
     #[arg(short = 'n', help_heading = "Output")]
@@ -83,6 +84,9 @@ pub struct TraceArgs {
     /// In the live view: nothing but ASCII, as where the locale is not UTF-8
     #[arg(long, help_heading = "Output")]
     pub ascii: bool,
+    /// Capture files.
+    #[command(flatten)]
+    pub files: FileArgs,
     /// More of the tool's own log on stderr (-v: info, -vv: debug)
     #[arg(short, action = clap::ArgAction::Count, help_heading = "Output")]
     pub verbose: u8,
@@ -93,7 +97,7 @@ pub struct TraceArgs {
     /// network namespace on the path, which marks the selected packets (meta nftrace). It drops
     /// nothing, is removed on every exit, and costs the traced packets time. Drops by the rules of
     /// nftables and iptables-nft are named so, by those of legacy iptables are not.
-    #[arg(long, help_heading = "Rules")]
+    #[arg(long, conflicts_with = "read", help_heading = "Rules")]
     pub nft_trace: bool,
 
     /// Size of the buffer between kernel and pathtrace: a power of two, e.g. 16M
@@ -105,8 +109,37 @@ pub struct TraceArgs {
     pub mechanism: Vec<Mechanism>,
 
     /// Also write every event to this file, as JSON lines: what test fixtures are made of
-    #[arg(long, value_name = "FILE", hide = true)]
+    #[arg(long, conflicts_with = "read", value_name = "FILE", hide = true)]
     pub dump_events: Option<PathBuf>,
+}
+
+/// Capture files.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Files")]
+pub struct FileArgs {
+    /// Record to a file that Wireshark opens and -r reads back; - is stdout
+    ///
+    /// pcapng: the packets with what became of them as comments, and all that is shown here. A name
+    /// that ends in .pcap gets classic pcap: each packet once, where it was first seen. With
+    /// --hops all the packet is in it at every point, else once a device, before and after NAT. The
+    /// file can be read by its owner only.
+    #[arg(short, long, value_name = "FILE")]
+    pub write: Option<PathBuf>,
+    /// Show what -w FILE has recorded, on any machine and without root; - is stdin. Several are merged
+    /// by time
+    #[arg(short, long, value_name = "FILE")]
+    pub read: Vec<PathBuf>,
+    /// With -w: begin another file when one is larger than N million bytes (or with k, m, g: so many
+    /// KiB, MiB, GiB)
+    #[arg(short = 'C', value_name = "N", value_parser = file_size, requires = "write")]
+    pub file_size: Option<u64>,
+    /// With -w: begin another file every N seconds. FILE is filled in with the time, as by strftime(3);
+    /// without a % in it the file is written anew
+    #[arg(short = 'G', value_name = "N", value_parser = clap::value_parser!(u32).range(1..), requires = "write")]
+    pub file_seconds: Option<u32>,
+    /// With -C: after N files write the first one anew. With -G alone: end after N files
+    #[arg(short = 'W', value_name = "N", value_parser = clap::value_parser!(u32).range(1..), requires = "write")]
+    pub file_count: Option<u32>,
 }
 
 /// Which packets to follow. Different flags must all hold; one flag given more than once holds for
@@ -163,6 +196,8 @@ pub enum Format {
     Text,
     /// One JSON object a line.
     Json,
+    /// Not at all: -w is what is wanted.
+    None,
 }
 
 /// How a list is shown.
@@ -199,6 +234,18 @@ fn duration(text: &str) -> Result<Duration, String> {
     if duration.is_zero() { Err("a trace of no time sees nothing".into()) } else { Ok(duration) }
 }
 
+/// As tcpdump's `-C` takes it.
+fn file_size(text: &str) -> Result<u64, String> {
+    let (number, unit) = match text.char_indices().last() {
+        Some((at, 'k' | 'K')) => (&text[..at], 1 << 10),
+        Some((at, 'm' | 'M')) => (&text[..at], 1 << 20),
+        Some((at, 'g' | 'G')) => (&text[..at], 1 << 30),
+        _ => (text, 1_000_000),
+    };
+    let size = number.parse::<u64>().ok().and_then(|n| n.checked_mul(unit)).filter(|n| *n > 0);
+    size.ok_or_else(|| "a size is a number of million bytes, or one with k, m or g".to_owned())
+}
+
 fn ring_size(text: &str) -> Result<u32, String> {
     let units = [(['k', 'K'], 1 << 10), (['m', 'M'], 1 << 20), (['g', 'G'], 1 << 30)];
     let with_unit = |(letters, factor)| Some((text.strip_suffix::<[char; 2]>(letters)?, factor));
@@ -233,6 +280,16 @@ mod tests {
         assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
         for bad in ["", "s", "0", "5 s", "-1s", "5d", "1e400"] {
             assert!(duration(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn sizes_of_files_are_millions_or_have_units() {
+        assert_eq!(file_size("1"), Ok(1_000_000));
+        assert_eq!(file_size("64k"), Ok(65_536));
+        assert_eq!(file_size("2G"), Ok(2 << 30));
+        for bad in ["", "0", "k", "-1", "1.5", "1t", "99999999999999999999"] {
+            assert!(file_size(bad).is_err(), "{bad:?}");
         }
     }
 

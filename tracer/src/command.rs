@@ -13,7 +13,7 @@ use tracer_common::point::{Layer, Point};
 use crate::{
     cli::{Cli, Command, ListFormat},
     host::{containers::Sources, snapshot::Snapshot},
-    output::{Log, containers, schema},
+    output::{Log, SinkError, containers, schema},
     probe::{Aside, Code, Function, Mechanism, Offer},
     run,
     select::{
@@ -29,12 +29,19 @@ use crate::{
 pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     match cli.command {
         None => {
-            if let Some(why) = select::contradiction(&cli.trace.select) {
+            let trace = &cli.trace;
+            let contradiction = select::contradiction(&trace.select);
+            if let Some(why) = contradiction.or_else(|| run::sinks::contradiction(trace)) {
                 Cli::command().error(ErrorKind::ArgumentConflict, why).exit();
             }
-            log_to_stderr(cli.trace.verbose);
-            let expression = expression(&cli.trace.select.expression)?;
-            run::trace(&cli.trace, expression)?;
+            log_to_stderr(trace.verbose);
+            let expression = expression(&trace.select.expression)?;
+            match run::trace(trace, expression) {
+                Err(e) if matches!(e.downcast_ref(), Some(SinkError::Told)) => {
+                    return Ok(ExitCode::FAILURE);
+                }
+                result => result?,
+            }
         }
         Some(Command::Probes { mechanism }) => {
             log_to_stderr(0);

@@ -10,6 +10,7 @@
 //!
 //! `docs/architecture.md` follows one packet's events through all of it.
 
+pub mod capture;
 pub mod cli;
 pub mod command;
 pub mod event;

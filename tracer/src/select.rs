@@ -2,6 +2,7 @@
 
 pub mod container;
 pub mod expression;
+pub mod recorded;
 
 use std::{
     fmt,
@@ -340,14 +341,7 @@ pub fn resolve(
     select: &SelectArgs,
     expression: Option<Arc<Expression>>,
 ) -> anyhow::Result<Selection> {
-    let mut filter = Filter::ANY;
-    fill(&mut filter.ip, select.ip.iter().map(|a| a.net()));
-    fill(&mut filter.src, select.src.iter().map(|a| a.net()));
-    fill(&mut filter.dst, select.dst.iter().map(|a| a.net()));
-    fill(&mut filter.port, select.port.iter().map(|p| p.0));
-    fill(&mut filter.sport, select.sport.iter().map(|p| p.0));
-    fill(&mut filter.dport, select.dport.iter().map(|p| p.0));
-    fill(&mut filter.proto, select.proto.iter().map(|p| p.0));
+    let mut filter = addresses_and_ports(select);
     fill(
         &mut filter.mac,
         select.mac.iter().map(|MacAddress([a, b, c, d, e, f])| [*a, *b, *c, *d, *e, *f, 0, 0]),
@@ -367,6 +361,19 @@ pub fn resolve(
     let named = [&select.ip, &select.src, &select.dst].into_iter().flatten().map(|a| a.0);
     let addresses = of_containers.iter().copied().chain(named).collect();
     Ok(Selection { filter, addresses, of_containers, namespaces, interfaces, expression })
+}
+
+/// What is selected by what a packet says of itself.
+fn addresses_and_ports(select: &SelectArgs) -> Filter {
+    let mut filter = Filter::ANY;
+    fill(&mut filter.ip, select.ip.iter().map(|a| a.net()));
+    fill(&mut filter.src, select.src.iter().map(|a| a.net()));
+    fill(&mut filter.dst, select.dst.iter().map(|a| a.net()));
+    fill(&mut filter.port, select.port.iter().map(|p| p.0));
+    fill(&mut filter.sport, select.sport.iter().map(|p| p.0));
+    fill(&mut filter.dport, select.dport.iter().map(|p| p.0));
+    fill(&mut filter.proto, select.proto.iter().map(|p| p.0));
+    filter
 }
 
 fn interfaces(names: &[String], within: &[Netns]) -> anyhow::Result<Vec<(u32, u32)>> {

@@ -21,7 +21,7 @@ use tracer_common::point::Point;
 
 use crate::{
     call::Kept,
-    emit::{Capture, Report, bounded, emit},
+    emit::{Capture, Captured, Report, bounded, emit, link},
     expression,
     packet::{Bytes, Frame, Headers, Memory},
     skb::{Access, Probe, Skb},
@@ -121,7 +121,7 @@ impl<A: Access> Capture for Packet<A> {
     const ALWAYS: bool = false;
 
     #[inline(always)]
-    unsafe fn capture<const N: usize>(&self, into: *mut u8, max: u32) -> (u32, bool) {
+    unsafe fn capture<const N: usize>(&self, into: *mut u8, max: u32) -> Captured {
         // Through a helper: to the verifier, `head` and `data` as loaded are pointers, and what is
         // computed from them is no length that it could bound.
         let skb = Skb::<Probe>::new(self.skb.address() as *const u8);
@@ -129,14 +129,19 @@ impl<A: Access> Capture for Packet<A> {
         let link_header = headers.ethernet != 0;
         let from = if link_header { headers.ethernet } else { headers.network };
         if from >= headers.end {
-            return (0, false);
+            return Captured::NONE;
         }
         let n = bounded::<N>((headers.end - from) as u32, max);
         // SAFETY: `into` has room for `N` bytes; the helper checks `from` itself.
         let code = unsafe {
             aya_ebpf::helpers::generated::bpf_probe_read_kernel(into.cast(), n, from as *const _)
         };
-        (if code == 0 { n } else { 0 }, link_header)
+        if code != 0 {
+            return Captured::NONE;
+        }
+        let tag = skb.tag();
+        let before = skb.data().wrapping_sub(from) as i16;
+        Captured { len: n, link: link(link_header, tag.kind()), vlan: tag.content(), before }
     }
 }
 

@@ -8,7 +8,7 @@ use aya_ebpf::{
 use tracer_common::point::Point;
 
 use crate::{
-    emit::{Capture, Report, bounded, emit},
+    emit::{Capture, Captured, Report, bounded, emit, link},
     expression,
     packet::{Bytes, Frame, Headers, Tag},
     skb::{Probe, Skb},
@@ -133,15 +133,24 @@ impl Capture for TcPacket<'_> {
     const ALWAYS: bool = true;
 
     #[inline(always)]
-    unsafe fn capture<const N: usize>(&self, into: *mut u8, max: u32) -> (u32, bool) {
+    unsafe fn capture<const N: usize>(&self, into: *mut u8, max: u32) -> Captured {
         let len = self.ctx.len();
         if len == 0 {
-            return (0, false);
+            return Captured::NONE;
         }
         let n = bounded::<N>(len, max);
         // SAFETY: `into` has room for `N` bytes; page fragments are looked into by the helper.
         let code = unsafe { bpf_skb_load_bytes(self.ctx.skb.skb.cast(), 0, into.cast(), n) };
-        (if code == 0 { n } else { 0 }, self.skb.dev().is_ethernet())
+        if code != 0 {
+            return Captured::NONE;
+        }
+        let tag = self.skb.tag();
+        Captured {
+            len: n,
+            link: link(self.skb.dev().is_ethernet(), tag.kind()),
+            vlan: tag.content(),
+            before: 0,
+        }
     }
 }
 

@@ -4,7 +4,9 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use bytes::Bytes;
 use tracer_common::{
-    event::{self as raw, Tuple, decider, detail::Detail as _, family, flags, origin, verdict},
+    event::{
+        self as raw, Tuple, decider, detail::Detail as _, family, flags, link, origin, verdict,
+    },
     point::Point,
 };
 
@@ -45,6 +47,32 @@ pub enum WireError {
     },
 }
 
+/// The bytes of a packet, with the VLAN tag where it stands on a wire: the kernel keeps the outer one beside
+/// them (`skb->vlan_tci`), and a capture has it among them, as tcpdump's.
+fn captured(e: &raw::Event, bytes: &[u8]) -> Captured {
+    let link_header = e.link & link::HEADER != 0;
+    let length = e.len.saturating_add_signed(e.before.into());
+    let tag = link_header && e.link & link::TAG != 0;
+    let (data, length) = match bytes.split_at_checked(ADDRESSES).filter(|_| tag) {
+        Some((addresses, rest)) => {
+            let ethertype: u16 = if e.link & link::SERVICE != 0 { 0x88a8 } else { 0x8100 };
+            let (ethertype, vlan) = (ethertype.to_be_bytes(), e.vlan.to_be_bytes());
+            let mut data = [addresses, &ethertype, &vlan, rest].concat();
+            if (bytes.len() as u32) < length {
+                // It was cut, and is to be as short as was asked for.
+                data.truncate(bytes.len());
+            }
+            (data.into(), length.saturating_add(TAG))
+        }
+        None => (Bytes::copy_from_slice(bytes), length),
+    };
+    Captured { link_header, length: length.max(data.len() as u32), data }
+}
+
+/// Bytes of the addresses that an Ethernet header begins with, and of a VLAN tag.
+const ADDRESSES: usize = 12;
+const TAG: u32 = 4;
+
 /// Reads one record of the ring buffer.
 ///
 /// # Errors
@@ -61,11 +89,7 @@ pub fn decode(record: &[u8]) -> Result<Event, WireError> {
     let behind = head + e.captured as usize;
     let behind = record.get(head..behind).ok_or_else(|| short(behind))?;
     let is_packet = e.flags & flags::CONNECTION == 0 && !behind.is_empty();
-    let bytes = is_packet.then(|| Captured {
-        link_header: e.link_header != 0,
-        length: e.len.max(e.captured),
-        data: Bytes::copy_from_slice(behind),
-    });
+    let bytes = is_packet.then(|| captured(&e, behind));
     let begin = e.flags & flags::BEGIN != 0;
     Ok(Event {
         time: e.time,

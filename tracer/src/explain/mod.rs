@@ -29,7 +29,8 @@ use crate::{
     journey::{Direction, Hop, HopDetail, Journey, LostWhy, Outcome},
 };
 use causes::Case;
-use words::{Words, place_name, quoted, run_in};
+pub(crate) use words::quoted;
+use words::{Words, place_name, run_in};
 
 /// Why a journey did not arrive.
 #[derive(Clone, Debug, Default, PartialEq)]

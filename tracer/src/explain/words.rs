@@ -92,7 +92,7 @@ pub(super) fn run_in(netns: &NetnsName) -> Option<String> {
 }
 
 /// A word that a shell takes as one.
-pub(super) fn quoted(word: &str) -> String {
+pub(crate) fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "._-/:@%".contains(c);
     if !word.is_empty() && word.chars().all(plain) {
         word.to_owned()

@@ -2,27 +2,17 @@
 
 use std::io::Write;
 
-use serde::Serialize;
 use serde_json::Value;
 
 use super::{
     Sink, SinkError,
-    record::{Journey, Record, Start, Summary},
+    record::{Journey, Line, Record, Start, Summary},
 };
 
 /// Writes records as JSON lines. Give it something buffered.
 #[derive(Debug)]
 pub struct Json<W: Write> {
     out: W,
-}
-
-/// [`Record`] without owning what it holds; the same bytes.
-#[derive(Serialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
-enum Line<'a> {
-    Start(&'a Start),
-    Journey(&'a Journey),
-    Summary(&'a Summary),
 }
 
 impl<W: Write> Json<W> {

@@ -22,6 +22,7 @@ mod text;
 pub use build::{Builder, Clock};
 pub use json::{Json, schema};
 pub use live::{Live, Log, Options as ViewOptions, Theme, Wish, is_possible as is_view_possible};
+pub(crate) use path::{details, place};
 pub use report::Report;
 pub use tally::Tally;
 pub use text::{Hops, Text, use_colour};
@@ -64,6 +65,11 @@ pub trait Sink {
     /// # Errors
     /// As [`Sink::start`].
     fn flush(&mut self) -> Result<(), SinkError>;
+
+    /// Whether it has had all that it wants, so that the trace may end.
+    fn is_done(&self) -> bool {
+        false
+    }
 }
 
 /// How a trace stands, as far as only the trace itself knows.
@@ -134,6 +140,10 @@ impl Sink for Sinks {
     fn flush(&mut self) -> Result<(), SinkError> {
         self.0.iter_mut().try_for_each(|sink| sink.flush())
     }
+
+    fn is_done(&self) -> bool {
+        self.0.iter().any(|sink| sink.is_done())
+    }
 }
 
 /// Why results cannot be written.
@@ -145,6 +155,9 @@ pub enum SinkError {
     /// Writing failed.
     #[error("cannot write the output")]
     Io(#[source] io::Error),
+    /// Writing failed, and who is to know has been told.
+    #[error("not everything was written")]
+    Told,
 }
 
 impl From<io::Error> for SinkError {

@@ -64,7 +64,7 @@ pub(super) fn ended(kind: OutcomeKind) -> (&'static str, &'static str) {
 }
 
 /// Where a hop is.
-pub(super) fn place(hop: &Hop) -> String {
+pub(crate) fn place(hop: &Hop) -> String {
     place_of(&hop.netns, hop.dev.as_ref())
 }
 
@@ -148,7 +148,7 @@ fn mark(hop: &Hop) -> Option<String> {
 }
 
 /// What the point told, in words.
-pub(super) fn details(journey: &Journey, hop: &Hop) -> String {
+pub(crate) fn details(journey: &Journey, hop: &Hop) -> String {
     let get = |key: &str| hop.detail.get(key).map(plain);
     let number = |key: &str| hop.detail.get(key).and_then(Value::as_u64);
     let mut parts: Vec<String> = Vec::new();

@@ -26,6 +26,24 @@ pub enum Record {
     Namespace(Namespace),
 }
 
+/// [`Record`] of a trace without owning what it holds; the same bytes.
+#[derive(Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub(crate) enum Line<'a> {
+    Start(&'a Start),
+    Journey(&'a Journey),
+    Summary(&'a Summary),
+}
+
+/// Which of several capture files, read together, a record is from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Source {
+    /// The file, as it was named.
+    pub file: String,
+    /// The host that was traced; empty where the file does not tell it any more.
+    pub host: String,
+}
+
 /// The trace begins: everything is attached.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Start {
@@ -41,6 +59,9 @@ pub struct Start {
     pub missing: Vec<MissingPoint>,
     /// What is told with other points: who decided in a hook, which rule.
     pub details: Vec<Detail>,
+    /// The file that it is from; only where several are read together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<Source>,
 }
 
 /// Something that is told with points, and how it is watched.
@@ -106,6 +127,9 @@ pub struct Journey {
     pub outcome: Outcome,
     /// Whether every event of the packet was received.
     pub complete: bool,
+    /// The file that it is from; only where several are read together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<Source>,
 }
 
 /// The direction of a packet in its flow.

@@ -265,6 +265,7 @@ pub(super) fn start() -> Start {
         points: vec![WatchedPoint { point: "drop".to_owned(), mechanism: "tp_btf".to_owned() }],
         missing: vec![MissingPoint { point: "socket".to_owned(), why: "no".to_owned() }],
         details: vec![],
+        source: None,
     }
 }
 

@@ -7,8 +7,9 @@ mod containers;
 mod dump;
 mod machine;
 mod nft_trace;
+mod replay;
 mod rules;
-mod sinks;
+pub(crate) mod sinks;
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -30,6 +31,7 @@ use tokio::{
 use tracer_common::{filter::Filter, track::Flow};
 
 use crate::{
+    capture::Scene,
     cli::{SelectArgs, TraceArgs},
     event::wire,
     explain::{HarmlessEnds, explain},
@@ -77,17 +79,18 @@ const MOST_WAITING: usize = 65_536;
 const MODULES_LOOK: Duration = Duration::from_secs(1);
 /// How often whoever looks on is told how it stands.
 const TELL: Duration = Duration::from_secs(1);
-/// Bytes that are captured of each packet for whoever looks on, unless it was said how many.
-const VIEWED_BYTES: u32 = 128;
 /// How often learned replies are cleared out, and after what silence.
 const LEARNED_SWEEP: Duration = Duration::from_secs(10);
 const LEARNED_IDLE: Duration = Duration::from_secs(120);
 
-/// Traces as `args` say, until they or a signal say that it is enough.
+/// Traces as `args` say, until they or a signal say that it is enough; or shows what was recorded.
 ///
 /// # Errors
 /// When tracing is impossible, or the output cannot be written.
 pub fn trace(args: &TraceArgs, expression: Option<Expression>) -> anyhow::Result<()> {
+    if !args.files.read.is_empty() {
+        return replay::replay(args, expression);
+    }
     let kernel = able_kernel()?;
     let selection = select::resolve(&args.select, expression.map(Arc::new))?;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -111,7 +114,8 @@ pub fn trace(args: &TraceArgs, expression: Option<Expression>) -> anyhow::Result
 /// Traces one selection after the other, as long as others are wished for.
 async fn trace_wanted(args: &TraceArgs, kernel: &Kernel, mut wanted: Wanted) -> Result<(), Stop> {
     let mut signals = Signals::listen()?;
-    let (mut sinks, mut wishes) = sinks::of(args)?;
+    let scene = Scene::here().map_err(anyhow::Error::from)?;
+    let (mut sinks, mut wishes) = sinks::of(args, scene, sinks::Fed::ByTrace)?;
     loop {
         sinks.stand(&Standing { selection: wanted.line.clone(), ..Standing::default() });
         let mut trace = Trace::attach(args, wanted, sinks, &wishes)?;
@@ -276,8 +280,8 @@ impl<'a> Trace<'a> {
         let request = Request {
             filter: selection.filter,
             expression: selection.expression.as_deref().map(Code::of).transpose()?,
-            snaplen: args.snaplen.unwrap_or(if is_viewed { VIEWED_BYTES } else { 0 }),
-            capture_everywhere: args.snaplen.is_some(),
+            snaplen: sinks::snaplen(args, is_viewed),
+            capture_everywhere: sinks::captures_everywhere(args),
             ring_bytes: args.ring_size,
             tracked: TRACKED,
             mechanisms: Mechanisms::only(&args.mechanism),
@@ -690,7 +694,7 @@ impl<'a> Trace<'a> {
     }
 
     fn is_enough(&self) -> bool {
-        self.args.count.is_some_and(|most| self.shown >= most)
+        self.args.count.is_some_and(|most| self.shown >= most) || self.sinks.is_done()
     }
 
     /// Looks at the machine when something has changed. Reading thousands of namespaces takes a
@@ -800,6 +804,7 @@ impl<'a> Trace<'a> {
             points: points.collect(),
             missing: missing.collect(),
             details: details.collect(),
+            source: None,
         }
     }
 

@@ -1,12 +1,18 @@
 //! Where the results of a trace go, as the command line says.
 
-use std::io::{self, BufWriter};
+use std::{
+    fs,
+    io::{self, BufWriter},
+    path::Path,
+    time::Duration,
+};
 
 use anyhow::{Context as _, bail};
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::{
-    cli::{self, TraceArgs},
+    capture::{CaptureSink, Plan, Rotation, STANDARD, Scene},
+    cli::{self, Format, TraceArgs},
     output::{
         Hops, Json, Live, Sinks, Text, Theme, ViewOptions, Wish, is_view_possible, use_colour,
     },
@@ -30,11 +36,24 @@ impl Wishes {
     }
 }
 
-/// What these arguments ask for.
+/// Bytes of a packet that a capture file has, when nothing else is said; and the live view.
+const SNAPLEN: u32 = 65_535;
+const VIEWED: u32 = 128;
+
+/// What the sinks are fed by.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fed {
+    /// A trace under way.
+    ByTrace,
+    /// Capture files.
+    ByFiles,
+}
+
+/// What these arguments ask for. The capture file comes last: when it fails, the others have all.
 ///
 /// # Errors
-/// When the live view was asked for and is not possible.
-pub(super) fn of(args: &TraceArgs) -> anyhow::Result<(Sinks, Wishes)> {
+/// When the live view was asked for and is not possible, or a capture file cannot be made.
+pub(super) fn of(args: &TraceArgs, scene: Scene, fed: Fed) -> anyhow::Result<(Sinks, Wishes)> {
     let mut sinks = Sinks::default();
     let mut wishes = Wishes::None;
     let out = BufWriter::with_capacity(64 << 10, io::stdout());
@@ -43,27 +62,96 @@ pub(super) fn of(args: &TraceArgs) -> anyhow::Result<(Sinks, Wishes)> {
         cli::Hops::Main => Hops::Main,
     };
     let is_view = match args.output {
-        cli::Format::Tui if !is_view_possible() => bail!(
+        Format::Tui if !is_view_possible() => bail!(
             "the live view needs a terminal that is not dumb for input and output; \
              take -o text or -o json, or set TERM"
         ),
-        cli::Format::Auto => is_view_possible(),
-        format => format == cli::Format::Tui,
+        Format::Auto => is_view_possible() && !to_stdout(args),
+        format => format == Format::Tui,
     };
     match args.output {
         _ if is_view => {
             let theme = Theme::of_environment(args.ascii);
-            let options = ViewOptions { theme, all_hops: hops == Hops::All, is_trace: true };
+            let options =
+                ViewOptions { theme, all_hops: hops == Hops::All, is_trace: fed == Fed::ByTrace };
             let (live, wished) =
                 Live::open(options).context("cannot open the live view; take -o text")?;
             sinks.add(live);
             wishes = Wishes::View(wished);
         }
-        cli::Format::Json => sinks.add(Json::new(out)),
-        cli::Format::Auto | cli::Format::Text | cli::Format::Tui => {
+        Format::Json => sinks.add(Json::new(out)),
+        Format::None => {}
+        Format::Auto if to_stdout(args) => {}
+        Format::Auto | Format::Text | Format::Tui => {
             let text = Text::new(out, hops, use_colour(&io::stdout()));
             sinks.add(text.with_latency(args.latency));
         }
     }
+    if let Some(path) = &args.files.write {
+        sinks.add(CaptureSink::create(Plan {
+            path: path.clone(),
+            hops,
+            snaplen: snaplen(args, is_view),
+            rotation: Rotation {
+                size: args.files.file_size,
+                every: args.files.file_seconds.map(|n| Duration::from_secs(n.into())),
+                files: args.files.file_count,
+            },
+            scene,
+            alone: args.output == Format::None || to_stdout(args),
+        })?);
+    }
     Ok((sinks, wishes))
+}
+
+/// Bytes of each packet to capture, 0 for none.
+pub(super) fn snaplen(args: &TraceArgs, is_viewed: bool) -> u32 {
+    args.snaplen.unwrap_or(match (&args.files.write, is_viewed) {
+        (Some(_), _) => SNAPLEN,
+        (None, true) => VIEWED,
+        (None, false) => 0,
+    })
+}
+
+/// Whether they are captured at every point, not only at tc.
+pub(super) fn captures_everywhere(args: &TraceArgs) -> bool {
+    let all = args.files.write.is_some() && args.hops == cli::Hops::All;
+    args.snaplen.is_some() || all
+}
+
+/// What is wrong with what is to be written, whatever the machine.
+pub(crate) fn contradiction(args: &TraceArgs) -> Option<String> {
+    let files = &args.files;
+    let rotates = files.file_size.is_some() || files.file_seconds.is_some();
+    let Some(path) = &files.write else {
+        return (args.output == Format::None).then(|| "-o none shows nothing: it needs -w".into());
+    };
+    if files.file_count.is_some() && !rotates {
+        return Some("-W limits the files of -C or -G, and none of these is given".into());
+    }
+    if to_stdout(args) {
+        if rotates {
+            return Some("-C and -G begin further files, and stdout (-w -) is one".into());
+        }
+        if !matches!(args.output, Format::Auto | Format::None) {
+            return Some(
+                "stdout is for the capture (-w -): leave out -o, or write to a file".into(),
+            );
+        }
+    }
+    let is_read = |read: &&std::path::PathBuf| is_same(read, path);
+    files
+        .read
+        .iter()
+        .find(is_read)
+        .map(|read| format!("{} cannot be read (-r) and written (-w) at once", read.display()))
+}
+
+fn to_stdout(args: &TraceArgs) -> bool {
+    args.files.write.as_deref().is_some_and(|path| path.as_os_str() == STANDARD)
+}
+
+fn is_same(a: &Path, b: &Path) -> bool {
+    let real = |path| fs::canonicalize(path).ok();
+    a.as_os_str() != STANDARD && (a == b || real(a).is_some_and(|a| Some(a) == real(b)))
 }

@@ -108,6 +108,19 @@ pub fn candidates() -> Vec<CompletionCandidate> {
 }
 
 impl ContainerRef {
+    /// Whether a record's `RUNTIME:NAME` is this one.
+    pub(super) fn is_full(&self, full: &str) -> bool {
+        full.split_once(':').is_some_and(|(runtime, name)| {
+            self.runtime.is_none_or(|wanted| wanted.name() == runtime)
+                && (name == self.name || name.rsplit_once('/').is_some_and(|(_, n)| n == self.name))
+        })
+    }
+
+    /// Whether what text calls a container is this one: `NAME`, or `RUNTIME:NAME`.
+    pub(super) fn is_label(&self, label: &str) -> bool {
+        self.is_full(label) || self.runtime.is_none() && label == self.name
+    }
+
     /// The container that is called so. Running ones come first.
     fn find<'a>(&self, containers: &'a Containers) -> anyhow::Result<&'a Container> {
         let of_runtime = |c: &&Container| self.runtime.is_none_or(|runtime| runtime == c.runtime);
