@@ -37,7 +37,9 @@ fn read_back(args: &[&str]) -> Result<Ended> {
 fn tshark(file: &Path, fields: &[&str]) -> Result<Vec<Vec<String>>> {
     let mut command = Command::new("tshark");
     command.arg("-r").arg(file).args(["-T", "fields"]);
-    fields.iter().for_each(|field| drop(command.args(["-e", field])));
+    for field in fields {
+        command.args(["-e", field]);
+    }
     let output = command.output().context("tshark did not start")?;
     let stderr = String::from_utf8_lossy(&output.stderr);
     let complaints: Vec<_> = stderr.lines().filter(|line| !line.contains("Running as")).collect();
@@ -59,7 +61,11 @@ struct Tcpdump(Child);
 impl Tcpdump {
     fn start(netns: &Netns, device: &str, file: &Path, filter: &str) -> Result<Self> {
         let mut command = Command::new("tcpdump");
-        command.args(["-U", "-Z", "root", "-i", device, "-w"]).arg(file).arg(filter);
+        // Else it holds packets back, and loses them when it is ended.
+        command
+            .args(["--immediate-mode", "-U", "-Z", "root", "-i", device, "-w"])
+            .arg(file)
+            .arg(filter);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let child = netns.enter(|| command.spawn())?.context("tcpdump did not start")?;
         let start = Instant::now();
@@ -182,7 +188,9 @@ fn bytes_are_those_that_tcpdump_takes() -> Result<()> {
 fn hashed(file: &Path, fields: &[&str]) -> Result<Vec<Vec<String>>> {
     let mut command = Command::new("tshark");
     command.arg("-r").arg(file).args(["-o", "frame.generate_md5_hash:TRUE", "-T", "fields"]);
-    fields.iter().for_each(|field| drop(command.args(["-e", field])));
+    for field in fields {
+        command.args(["-e", field]);
+    }
     let output = command.output().context("tshark did not start")?;
     ensure!(output.status.success(), "tshark: {output:?}");
     let text = String::from_utf8(output.stdout)?;

@@ -74,11 +74,12 @@ impl Trace {
     /// capture file, unless the arguments have one: read back at the end, that must tell the same.
     pub fn start(lab: &Lab, args: &[&str]) -> Result<Self> {
         let mut command = Command::new(binary()?);
-        command.args(["-o", "json"]).args(args);
+        command.args(["-o", "json"]);
         let file = if args.contains(&"-w") { None } else { Some(tempfile::tempdir()?) };
         if let Some(directory) = &file {
             command.arg("-w").arg(directory.path().join(FILE));
         }
+        command.args(args);
         let mut trace = Self::spawn(lab.netns("host")?, command, Output::Keep)?;
         trace.file = file;
         Ok(trace)

@@ -76,7 +76,7 @@ impl<R: Read> Blocks<R> {
         let order =
             if order.u32([a, b, c, d]) == SECTION { Order::of([i, j, k, l])? } else { order };
         let len = order.u32([e, f, g, h]) as usize;
-        ((FRAME..=LONGEST).contains(&len) && len % 4 == 0).then_some(len)
+        ((FRAME..=LONGEST).contains(&len) && len.is_multiple_of(4)).then_some(len)
     }
 
     /// The same, where all of the block is there and it ends with the length it begins with.
