@@ -40,6 +40,15 @@ pub enum Command {
         #[arg(short, long, value_enum, default_value_t = ListFormat::Text)]
         output: ListFormat,
     },
+    /// Write a capture file's flows, journeys, drops and times as one HTML page, for a ticket
+    Report {
+        /// What -w FILE has recorded; several are merged by time
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+        /// The page; - is stdout
+        #[arg(short, long, value_name = "PAGE")]
+        output: PathBuf,
+    },
     /// Print the JSON Schema of the JSON output
     Schema,
     /// Print a completion script for a shell

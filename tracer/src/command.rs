@@ -60,6 +60,10 @@ pub fn run(cli: Cli) -> anyhow::Result<ExitCode> {
                 ListFormat::Json => containers::json(&listed)?,
             })?;
         }
+        Some(Command::Report { files, output }) => {
+            log_to_stderr(0);
+            run::report(&files, &output)?;
+        }
         Some(Command::Schema) => print(&format!("{:#}\n", schema()))?,
         Some(Command::Completions { shell }) => {
             let mut script = Vec::new();

@@ -32,12 +32,19 @@ impl Tool {
     }
 }
 
-/// What every test needs.
-const TOOLS: [Tool; 4] = [
+/// What the lab needs.
+const TOOLS: [Tool; 3] = [
     Tool { command: "ip", package: "iproute2", why: "the lab's namespaces, links and routes" },
     Tool { command: "nft", package: "nftables", why: "the lab's rules" },
     Tool { command: "ping", package: "iputils-ping", why: "the lab's echo requests" },
+];
+
+/// What the scenarios look at the output with.
+const TEST_TOOLS: [Tool; 4] = [
     Tool { command: "tmux", package: "tmux", why: "the live view's scenarios" },
+    Tool { command: "tcpdump", package: "tcpdump", why: "to capture beside pathtrace" },
+    Tool { command: "tshark", package: "tshark", why: "to read capture files" },
+    Tool { command: "capinfos", package: "wireshark-common", why: "to read capture files" },
 ];
 
 /// What guests need, and scenarios that are run in them.
@@ -98,6 +105,12 @@ pub fn run() -> Result<()> {
 /// Installs what is missing, container runtimes for their scenarios too.
 pub fn all() -> Result<()> {
     runtimes::run()?;
+    for_tests()
+}
+
+/// Installs what is missing, with what the scenarios look at the output with.
+pub fn for_tests() -> Result<()> {
+    tools(&TEST_TOOLS)?;
     run()
 }
 

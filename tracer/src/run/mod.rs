@@ -59,6 +59,7 @@ use containers::Namer;
 use dump::Dump;
 use machine::{KernelFacts, Machine};
 use nft_trace::NftTrace;
+pub use replay::report;
 use sinks::Wishes;
 
 /// Packets followed at one time.

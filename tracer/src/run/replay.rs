@@ -1,15 +1,20 @@
-//! `-r`: shows what was recorded. It needs neither root nor the machine that was traced.
+//! `-r` and `report`: shows what was recorded. It needs neither root nor the machine that was traced.
 
-use std::path::Path;
+use std::{
+    fs::OpenOptions,
+    io::{self, BufWriter},
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+};
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 
 use super::sinks::{self, Fed, Wishes};
 use crate::{
     capture::{Ending, Merge, Merged, STANDARD, Scene, read::File},
-    cli::TraceArgs,
+    cli::{SelectArgs, TraceArgs},
     output::{
-        Sink as _, SinkError, Sinks, Tally, Wish,
+        Report, Sink as _, SinkError, Sinks, Tally, Wish,
         record::{Events, Journey, LostEvents, OutcomeKind, Summary},
     },
     select::{expression::Expression, recorded::Recorded},
@@ -20,10 +25,9 @@ use crate::{
 /// # Errors
 /// When a file cannot be read, or the output cannot be written.
 pub(super) fn replay(args: &TraceArgs, expression: Option<Expression>) -> anyhow::Result<()> {
-    let files: Result<Vec<_>, _> = args.files.read.iter().map(|path| File::open(path)).collect();
-    let merge = Merge::new(files?);
-    let wanted =
-        Recorded::new(&args.select, expression, merge.sections().map(|section| section.netns))?;
+    let merge = open(&args.files.read)?;
+    let own = merge.sections().map(|section| section.netns);
+    let wanted = Recorded::new(&args.select, expression, own)?;
     let scene = merge.sections().next().map(|section| Scene {
         host: section.host.clone(),
         machine: section.machine.clone(),
@@ -39,16 +43,77 @@ pub(super) fn replay(args: &TraceArgs, expression: Option<Expression>) -> anyhow
         ),
     };
     let (sinks, wishes) = sinks::of(args, scene, Fed::ByFiles)?;
-    let replay = Replay { args, wanted, sinks, wishes, tally: Tally::default(), shown: 0, cut: 0 };
-    match replay.run(merge) {
+    let shape = Shape {
+        is_live: args.files.read.iter().any(|path| path.as_os_str() == STANDARD),
+        drops: args.drops,
+        most: args.count,
+        names: !args.no_names,
+        latency: args.latency,
+        needs_summary: false,
+    };
+    ended(Replay::new(shape, wanted, sinks, wishes).run(merge))
+}
+
+/// Writes an HTML page of what the files hold.
+///
+/// # Errors
+/// When a file cannot be read, or the page cannot be written.
+pub fn report(files: &[PathBuf], page: &Path) -> anyhow::Result<()> {
+    let merge = open(files)?;
+    let wanted = Recorded::new(&SelectArgs::default(), None, std::iter::empty())?;
+    let cannot = || format!("cannot write {}", page.display());
+    let mut sinks = Sinks::default();
+    if page.as_os_str() == STANDARD {
+        sinks.add(Report::new(BufWriter::new(io::stdout())));
+    } else {
+        // Who talks to whom is nobody else's business.
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(true).mode(0o600);
+        sinks.add(Report::new(BufWriter::new(options.open(page).with_context(cannot)?)));
+    }
+    let shape = Shape {
+        is_live: false,
+        drops: false,
+        most: None,
+        names: true,
+        latency: false,
+        needs_summary: true,
+    };
+    ended(Replay::new(shape, wanted, sinks, Wishes::None).run(merge)).with_context(cannot)
+}
+
+fn open(files: &[PathBuf]) -> anyhow::Result<Merge> {
+    let files: Result<Vec<_>, _> = files.iter().map(|path| File::open(path)).collect();
+    Ok(Merge::new(files?))
+}
+
+/// A reader that has seen enough is no failure.
+fn ended(result: Result<(), SinkError>) -> anyhow::Result<()> {
+    match result {
         Err(SinkError::Closed) => Ok(()),
         result => Ok(result?),
     }
 }
 
+/// What of the files is shown, and how.
+struct Shape {
+    /// They are still being written: each journey is shown at once.
+    is_live: bool,
+    /// Only journeys that ended in a drop.
+    drops: bool,
+    /// How many at most.
+    most: Option<u64>,
+    /// With the names of those who own addresses.
+    names: bool,
+    /// How long packets took is asked for.
+    latency: bool,
+    /// A summary is made where the files have none.
+    needs_summary: bool,
+}
+
 /// Files being shown.
-struct Replay<'a> {
-    args: &'a TraceArgs,
+struct Replay {
+    shape: Shape,
     wanted: Recorded,
     sinks: Sinks,
     wishes: Wishes,
@@ -59,12 +124,15 @@ struct Replay<'a> {
     cut: u64,
 }
 
-impl Replay<'_> {
+impl Replay {
+    fn new(shape: Shape, wanted: Recorded, sinks: Sinks, wishes: Wishes) -> Self {
+        Self { shape, wanted, sinks, wishes, tally: Tally::default(), shown: 0, cut: 0 }
+    }
+
     fn run(mut self, mut merge: Merge) -> Result<(), SinkError> {
         for start in merge.starts() {
             self.sinks.start(&start)?;
         }
-        let is_live = self.args.files.read.iter().any(|path| path.as_os_str() == STANDARD);
         let is_several = merge.is_several();
         let mut summaries = Vec::new();
         for told in &mut merge {
@@ -75,7 +143,7 @@ impl Replay<'_> {
             match told {
                 Merged::Journey(journey) => {
                     self.show(*journey)?;
-                    if is_live {
+                    if self.shape.is_live {
                         self.sinks.flush()?;
                     }
                 }
@@ -101,7 +169,7 @@ impl Replay<'_> {
         match <[Summary; 1]>::try_from(summaries) {
             Ok([summary]) if !is_several && self.cut == 0 => self.sinks.summary(&summary),
             Ok([summary]) => self.count_anew(&[summary]),
-            Err(summaries) if summaries.is_empty() => Ok(()),
+            Err(summaries) if summaries.is_empty() && !self.shape.needs_summary => Ok(()),
             Err(summaries) => self.count_anew(&summaries),
         }
     }
@@ -122,16 +190,16 @@ impl Replay<'_> {
     }
 
     fn show(&mut self, mut journey: Journey) -> Result<(), SinkError> {
-        let is_enough = self.args.count.is_some_and(|most| self.shown >= most);
+        let is_enough = self.shape.most.is_some_and(|most| self.shown >= most);
         if is_enough || !self.wanted.matches(&journey) {
             self.cut += 1;
             return Ok(());
         }
-        if self.args.no_names {
+        if !self.shape.names {
             (journey.packet.src_name, journey.packet.dst_name) = (None, None);
         }
         self.tally.add(&journey);
-        if self.args.drops && journey.outcome.kind != OutcomeKind::Dropped {
+        if self.shape.drops && journey.outcome.kind != OutcomeKind::Dropped {
             return Ok(());
         }
         self.shown += 1;
@@ -143,7 +211,7 @@ impl Replay<'_> {
         let duration = summaries.iter().map(|summary| summary.duration_ns).max();
         let events = summaries.iter().map(|summary| summary.events).fold(Events::default(), add);
         let summary = self.tally.summary(duration.unwrap_or_default(), events);
-        if self.args.latency {
+        if self.shape.latency {
             log::warn!(
                 "how long packets took is known of a whole trace only, and not shown of a part"
             );

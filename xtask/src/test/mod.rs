@@ -32,7 +32,7 @@ pub struct Test {
 
 /// Runs them; the last line counts them.
 pub fn run(test: &Test) -> Result<ExitCode> {
-    setup::run()?;
+    setup::for_tests()?;
     let binary = build::run()?;
     let names = &test.names;
     let mut all = Count::default();
