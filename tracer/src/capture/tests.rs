@@ -1,1 +1,197 @@
-//! t
+//! What is written is read back, whatever becomes of the file in between.
+
+use std::{io::Cursor, path::Path};
+
+use bytes::Bytes;
+use proptest::prelude::*;
+
+use super::{
+    read::{Damage, Entry, File, Flaw, OpenError},
+    write::Pcapng,
+    *,
+};
+use crate::{
+    event::Captured,
+    output::{
+        Hops, Tally,
+        record::{Events, Journey, Summary},
+        tests::{dropped, start, translated},
+    },
+};
+
+/// A frame of this many bytes, of which these were captured.
+fn frame(captured: usize, length: u32) -> Captured {
+    let data: Vec<u8> = (0..captured).map(|byte| byte as u8).collect();
+    Captured { link_header: true, length, data: Bytes::from(data) }
+}
+
+/// Two journeys with bytes at some of their hops, and the summary.
+fn records() -> (Vec<Journey>, Summary) {
+    let mut journeys = vec![dropped(), translated()];
+    for (number, journey) in journeys.iter_mut().enumerate() {
+        journey.id = number as u64 + 1;
+        for hop in journey.hops.iter_mut().filter(|hop| hop.layer == "tc") {
+            hop.captured = Some(frame(61 + number, 98));
+        }
+    }
+    let mut tally = Tally::default();
+    journeys.iter().for_each(|journey| tally.add(journey));
+    (journeys, tally.summary(5, Events::default()))
+}
+
+fn section() -> Section {
+    let scene = Scene {
+        host: "h1".to_owned(),
+        machine: "x86_64".to_owned(),
+        command: vec!["pathtrace".to_owned(), "-w".to_owned(), "a b".to_owned()],
+        netns: 2,
+    };
+    scene.begin(&start())
+}
+
+/// A file of [`records`], and where each of its journeys ends in it.
+fn file() -> (Vec<u8>, Vec<usize>) {
+    let (journeys, summary) = records();
+    let mut out = Vec::new();
+    let mut pcapng = Pcapng::begin(&section(), Hops::All, 65_535, &mut out);
+    let mut ends = Vec::new();
+    for journey in &journeys {
+        pcapng.journey(journey, &mut out);
+        ends.push(out.len());
+    }
+    pcapng.summary(&summary, &mut out);
+    (out, ends)
+}
+
+/// All that is read of these bytes.
+fn read(bytes: &[u8]) -> Result<Vec<Result<Entry, Damage>>, OpenError> {
+    let from = Box::new(Cursor::new(bytes.to_vec()));
+    Ok(File::of(Path::new("a.pcapng"), from)?.collect())
+}
+
+fn journeys(entries: &[Result<Entry, Damage>]) -> Vec<&Journey> {
+    let journey = |entry| match entry {
+        &Ok(Entry::Journey(ref journey)) => Some(&**journey),
+        _ => None,
+    };
+    entries.iter().filter_map(journey).collect()
+}
+
+fn damage(entries: &[Result<Entry, Damage>]) -> Vec<&Damage> {
+    entries.iter().filter_map(|entry| entry.as_ref().err()).collect()
+}
+
+fn json(record: &impl serde::Serialize) -> String {
+    serde_json::to_string(record).unwrap()
+}
+
+#[test]
+fn records_and_bytes_come_back_as_they_were() {
+    let (written, summary) = records();
+
+    let entries = read(&file().0).unwrap();
+
+    let [Ok(Entry::Section(section)), .., Ok(Entry::Summary(told))] = &entries[..] else {
+        panic!("{entries:?}")
+    };
+    assert_eq!((section.host.as_str(), json(&section.start)), ("h1", json(&start())));
+    assert_eq!(json(told), json(&summary));
+    let read = journeys(&entries);
+    assert_eq!(read.len(), written.len());
+    for (read, written) in read.iter().zip(&written) {
+        assert_eq!(json(read), json(written));
+        let bytes = |journey: &Journey| -> Vec<Option<Captured>> {
+            journey.hops.iter().map(|hop| hop.captured.clone()).collect()
+        };
+        assert_eq!(bytes(read), bytes(written));
+    }
+}
+
+#[test]
+fn of_a_file_that_was_cut_off_everything_whole_is_read() {
+    let (bytes, ends) = file();
+    let first = 1 + ends[0] - (ends[1] - ends[0]) / 2;
+    for end in first..bytes.len() {
+        let Ok(entries) = read(&bytes[..end]) else { panic!("not read at all when cut at {end}") };
+
+        let whole = ends.iter().filter(|at| **at <= end).count();
+        assert_eq!(journeys(&entries).len(), whole, "cut at {end}");
+        assert!(!entries.iter().any(|entry| matches!(entry, Ok(Entry::Summary(_)))), "{end}");
+    }
+}
+
+#[test]
+fn a_cut_within_a_block_is_named() {
+    let (bytes, _) = file();
+
+    let entries = read(&bytes[..bytes.len() - 5]).unwrap();
+
+    let told = damage(&entries);
+    assert!(told.iter().any(|damage| damage.what == Flaw::Truncated), "{told:?}");
+}
+
+#[test]
+fn what_lies_behind_damage_is_read() {
+    let (mut bytes, ends) = file();
+    // The last blocks of the first journey.
+    for byte in &mut bytes[ends[0] - 40..ends[0]] {
+        *byte = 0xa5;
+    }
+
+    let entries = read(&bytes).unwrap();
+
+    assert!(!damage(&entries).is_empty());
+    let read = journeys(&entries);
+    assert_eq!(read.last().map(|journey| journey.id), Some(2), "{entries:?}");
+    assert!(matches!(entries.last(), Some(Ok(Entry::Summary(_)))));
+}
+
+#[test]
+fn a_record_that_was_changed_is_not_believed() {
+    let (mut bytes, _) = file();
+    let at = bytes.windows(8).position(|part| part == b"dropped\"").unwrap();
+    bytes[at] = b'D';
+
+    let entries = read(&bytes).unwrap();
+
+    let told = damage(&entries);
+    assert!(told.iter().any(|damage| matches!(damage.what, Flaw::Record { .. })), "{told:?}");
+    assert_eq!(journeys(&entries).len(), 1);
+}
+
+#[test]
+fn captures_of_other_programs_are_refused_by_name() {
+    let classic =
+        [0xd4, 0xc3, 0xb2, 0xa1, 2, 0, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 4, 0, 1, 0, 0, 0];
+    assert!(matches!(read(&classic), Err(OpenError::Ordinary { .. })));
+    for other in [&b""[..], b"{\"type\":\"start\"}\n", &[0; 64]] {
+        assert!(matches!(read(other), Err(OpenError::Other { .. })), "{other:?}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_make_reading_fail_otherwise(
+        bytes in proptest::collection::vec(any::<u8>(), 0..512)
+    ) {
+        let _ = read(&bytes);
+    }
+
+    #[test]
+    fn bits_that_flip_harm_no_more_than_their_place(
+        flips in proptest::collection::vec((any::<prop::sample::Index>(), 0..8_u8), 1..6)
+    ) {
+        let (mut bytes, _) = file();
+        for (at, bit) in flips {
+            let at = at.index(bytes.len());
+            bytes[at] ^= 1 << bit;
+        }
+        let (written, _) = records();
+        if let Ok(entries) = read(&bytes) {
+            for journey in journeys(&entries) {
+                // What is told is what was written, or it is not told.
+                prop_assert!(written.iter().any(|whole| json(whole) == json(journey)));
+            }
+        }
+    }
+}

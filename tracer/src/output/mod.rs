@@ -16,7 +16,7 @@ mod report;
 mod steps;
 mod tally;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod text;
 
 pub use build::{Builder, Clock};

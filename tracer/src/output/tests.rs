@@ -105,7 +105,7 @@ fn build(journey: &Journey) -> record::Journey {
     builder.journey(journey, explain(journey, &Lab).as_ref())
 }
 
-pub(super) fn dropped() -> record::Journey {
+pub(crate) fn dropped() -> record::Journey {
     record(
         packet(1, icmp("10.0.100.252", "203.0.113.8", 8, 7, 1))
             .see(What::DevQueue)
@@ -128,7 +128,7 @@ pub(super) fn dropped() -> record::Journey {
     )
 }
 
-pub(super) fn translated() -> record::Journey {
+pub(crate) fn translated() -> record::Journey {
     let queue = |enqueue: bool| {
         let (kind, handle) = ("fq_codel".to_owned(), 0x8001_0000);
         if enqueue {
@@ -257,7 +257,7 @@ fn json(journey: &record::Journey) -> Value {
     serde_json::from_str(&line).unwrap()
 }
 
-pub(super) fn start() -> Start {
+pub(crate) fn start() -> Start {
     Start {
         version: "0.1.0".to_owned(),
         kernel: "6.18.44".to_owned(),
