@@ -315,8 +315,15 @@ impl<R: Read> Reader<R> {
             }
         }
         let is_own = |name: &str| name.starts_with("pathtrace ");
-        if own.is_empty() && !application.as_deref().is_some_and(is_own) {
-            let by = application.map_or_else(String::new, |name| format!(" by {name}"));
+        if own.is_empty() {
+            let by = match application {
+                // As editcap does: it knows what is pathtrace's own as little as others.
+                Some(name) if is_own(&name) => {
+                    " that another program wrote from one of pathtrace's".to_owned()
+                }
+                Some(name) => format!(" by {name}"),
+                None => String::new(),
+            };
             if self.is_open {
                 return Err(Flaw::Foreign(by));
             }

@@ -169,6 +169,20 @@ fn captures_of_other_programs_are_refused_by_name() {
     }
 }
 
+#[test]
+fn a_file_that_others_wrote_from_ours_is_refused_as_theirs() {
+    let (mut bytes, _) = file();
+    // An option that is not known is left out when a file is written anew: here it becomes another one.
+    let at =
+        bytes.windows(2).position(|part| part == super::format::option::OWN.to_le_bytes()).unwrap();
+    bytes[at] = 0x51;
+
+    let Err(refusal) = read(&bytes) else { panic!("read") };
+
+    let said = refusal.to_string();
+    assert!(said.contains("that another program wrote from one of pathtrace's"), "{said}");
+}
+
 proptest! {
     #[test]
     fn no_bytes_make_reading_fail_otherwise(
