@@ -39,7 +39,10 @@ fn settings(lab: &Lab, when: &str) -> String {
 
 /// It has ended well, and the terminal is as it was.
 fn assert_restored(lab: &Lab, terminal: &Terminal) -> Result<()> {
-    let picture = terminal.wait_for("status-")?;
+    // What was typed has the word too, without a number.
+    let picture = terminal.wait("its exit status", |picture| {
+        (0..10).any(|digit| picture.contains(&format!("status-{digit}")))
+    })?;
     ensure!(picture.contains("status-0"), "{picture}");
     terminal.wait("the settings", |_| fs::exists(settings(lab, "after")).unwrap_or(false))?;
     thread::sleep(patience(Duration::from_millis(100)));

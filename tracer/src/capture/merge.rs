@@ -3,8 +3,11 @@
 
 use std::{
     collections::{HashMap, VecDeque},
+    num::NonZeroUsize,
     path::PathBuf,
 };
+
+use lru::LruCache;
 
 use super::{
     Section,
@@ -16,6 +19,8 @@ use crate::output::record::{Journey, Source, Start, Summary};
 /// Flows of a file that are remembered by their number in it. Beyond that, those seen first are forgotten:
 /// their later journeys count as another flow.
 const FLOWS: usize = 1 << 20;
+/// Journeys of a file that others may still refer to: what refers to those before them is left out.
+const REFERRED: NonZeroUsize = NonZeroUsize::new(1 << 16).unwrap();
 
 /// What several files tell, as one.
 #[derive(Debug)]
@@ -59,6 +64,8 @@ struct Trace {
     is_over: bool,
     source: Option<Source>,
     flows: HashMap<u64, u64>,
+    /// The new numbers of its last journeys.
+    numbers: LruCache<u64, u64>,
 }
 
 impl Merge {
@@ -111,7 +118,13 @@ impl Merge {
         let is_several = self.is_several();
         let Some(trace) = self.traces.get_mut(trace).filter(|_| is_several) else { return journey };
         self.journeys += 1;
+        trace.numbers.put(journey.id, self.journeys);
         journey.id = self.journeys;
+        let mut renumber = |number: &mut Option<u64>| {
+            *number = number.and_then(|number| trace.numbers.get(&number).copied());
+        };
+        renumber(&mut journey.packet.parent_journey);
+        journey.branches.iter_mut().for_each(|branch| renumber(&mut branch.journey));
         if trace.flows.len() >= FLOWS {
             trace.flows.clear();
         }
@@ -154,6 +167,7 @@ impl Trace {
             is_over: false,
             source: None,
             flows: HashMap::new(),
+            numbers: LruCache::new(REFERRED),
         }
     }
 

@@ -8,6 +8,7 @@
 //! pcap-parser) end at the first block that does not hold together, and going on behind it is most of
 //! what reading is about.
 
+mod excerpt;
 mod format;
 mod merge;
 mod packets;
@@ -20,6 +21,7 @@ mod target;
 mod tests;
 mod write;
 
+pub use excerpt::excerpt;
 pub use merge::{Ending, Merge, Merged};
 pub use rotate::Rotation;
 pub use section::{Scene, Section};

@@ -107,6 +107,61 @@ fn records_and_bytes_come_back_as_they_were() {
     }
 }
 
+/// Files that are read together.
+fn merge(files: &[Vec<u8>]) -> Vec<Journey> {
+    let open = |bytes: &Vec<u8>| {
+        File::of(Path::new("a.pcapng"), Box::new(Cursor::new(bytes.clone()))).unwrap()
+    };
+    let journey = |merged| match merged {
+        Merged::Journey(journey) => Some(*journey),
+        _ => None,
+    };
+    Merge::new(files.iter().map(open).collect()).filter_map(journey).collect()
+}
+
+/// A file of one trace by this name.
+fn trace(name: &str, journeys: &[Journey]) -> Vec<u8> {
+    let section = Section { trace: name.to_owned(), host: name.to_owned(), ..section() };
+    let mut out = Vec::new();
+    let mut pcapng = Pcapng::begin(&section, Hops::Main, 65_535, &mut out);
+    journeys.iter().for_each(|journey| pcapng.journey(journey, &mut out));
+    out
+}
+
+#[test]
+fn of_two_traces_journeys_have_numbers_of_their_own_and_refer_to_each_other_by_them() {
+    let (mut journeys, _) = records();
+    journeys[0].time = "2026-01-02T03:04:05.000000001Z".to_owned();
+    journeys[1].time = "2026-01-02T03:04:05.000000002Z".to_owned();
+    journeys[1].packet.parent_journey = Some(1);
+    journeys[1].flow.id = journeys[0].flow.id;
+
+    let merged = merge(&[trace("a", &journeys), trace("b", &journeys)]);
+
+    let told: Vec<_> = merged
+        .iter()
+        .map(|j| {
+            (j.id, j.source.as_ref().unwrap().host.as_str(), j.packet.parent_journey, j.flow.id)
+        })
+        .collect();
+    assert_eq!(
+        told,
+        [(1, "a", None, 1), (2, "b", None, 2), (3, "a", Some(1), 1), (4, "b", Some(2), 2)]
+    );
+}
+
+#[test]
+fn one_trace_is_told_with_the_numbers_that_it_had() {
+    let (mut journeys, _) = records();
+    journeys[1].packet.parent_journey = Some(7);
+    (journeys[0].id, journeys[1].id) = (5, 9);
+
+    let merged = merge(&[trace("a", &journeys)]);
+
+    let told: Vec<_> = merged.iter().map(|j| (j.id, j.packet.parent_journey)).collect();
+    assert_eq!(told, [(5, None), (9, Some(7))]);
+}
+
 #[test]
 fn of_a_file_that_was_cut_off_everything_whole_is_read() {
     let (bytes, ends) = file();

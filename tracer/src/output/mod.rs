@@ -21,7 +21,9 @@ mod text;
 
 pub use build::{Builder, Clock};
 pub use json::{Json, schema};
-pub use live::{Live, Log, Options as ViewOptions, Theme, Wish, is_possible as is_view_possible};
+pub use live::{
+    Live, Log, Options as ViewOptions, Theme, ToCapture, Wish, is_possible as is_view_possible,
+};
 pub(crate) use path::{details, place};
 pub use report::Report;
 pub use tally::Tally;

@@ -4,6 +4,7 @@ use std::{
     fs,
     io::{self, BufWriter},
     path::Path,
+    sync::Arc,
     time::Duration,
 };
 
@@ -11,10 +12,11 @@ use anyhow::{Context as _, bail};
 use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::{
-    capture::{CaptureSink, Plan, Rotation, STANDARD, Scene},
+    capture::{CaptureSink, Plan, Rotation, STANDARD, Scene, excerpt},
     cli::{self, Format, TraceArgs},
     output::{
-        Hops, Json, Live, Sinks, Text, Theme, ViewOptions, Wish, is_view_possible, use_colour,
+        Hops, Json, Live, Sinks, Text, Theme, ToCapture, ViewOptions, Wish, is_view_possible,
+        use_colour,
     },
 };
 
@@ -72,8 +74,17 @@ pub(super) fn of(args: &TraceArgs, scene: Scene, fed: Fed) -> anyhow::Result<(Si
     match args.output {
         _ if is_view => {
             let theme = Theme::of_environment(args.ascii);
-            let options =
-                ViewOptions { theme, all_hops: hops == Hops::All, is_trace: fed == Fed::ByTrace };
+            let options = ViewOptions {
+                theme,
+                all_hops: hops == Hops::All,
+                is_trace: fed == Fed::ByTrace,
+                capture: {
+                    let scene = scene.clone();
+                    ToCapture(Arc::new(move |start, journeys| {
+                        excerpt(scene.clone(), start, journeys)
+                    }))
+                },
+            };
             let (live, wished) =
                 Live::open(options).context("cannot open the live view; take -o text")?;
             sinks.add(live);

@@ -20,8 +20,11 @@ pub(super) enum Error {
     #[error("the file is there already")]
     Exists,
     /// Its name does not tell a format.
-    #[error("the name is to end in .jsonl (JSON lines)")]
+    #[error("the name is to end in .pcapng (for Wireshark and -r) or .jsonl (JSON lines)")]
     Format,
+    /// Nothing is known of the trace yet.
+    #[error("the trace has not begun")]
+    TooEarly,
     /// It could not be opened or written.
     #[error("{0}")]
     Io(#[from] io::Error),
@@ -30,21 +33,30 @@ pub(super) enum Error {
     Sink(#[from] SinkError),
 }
 
-/// Writes them, oldest first.
+/// Writes them, oldest first. `capture` makes a capture file of them, once the trace has begun.
 ///
 /// # Errors
 /// [`Error`]; a file that is there is left alone unless it is to be written over.
-pub(super) fn write(path: &Path, journeys: &[Arc<Journey>], over: bool) -> Result<(), Error> {
-    let is_json = path.extension().is_some_and(|end| end == "jsonl" || end == "json");
-    if !is_json {
-        return Err(Error::Format);
+pub(super) fn write(
+    path: &Path,
+    journeys: &[Arc<Journey>],
+    over: bool,
+    capture: impl FnOnce() -> Option<Vec<u8>>,
+) -> Result<(), Error> {
+    match path.extension().and_then(|end| end.to_str()) {
+        Some("pcapng") => {
+            let bytes = capture().ok_or(Error::TooEarly)?;
+            open(path, over)?.write_all(&bytes)?;
+        }
+        Some("jsonl" | "json") => {
+            let mut json = Json::new(BufWriter::new(open(path, over)?));
+            for journey in journeys {
+                json.journey(journey)?;
+            }
+            json.into_inner().flush()?;
+        }
+        _ => return Err(Error::Format),
     }
-    let file = open(path, over)?;
-    let mut json = Json::new(BufWriter::new(file));
-    for journey in journeys {
-        json.journey(journey)?;
-    }
-    json.into_inner().flush()?;
     Ok(())
 }
 

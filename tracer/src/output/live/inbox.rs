@@ -3,7 +3,10 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::output::{Standing, record::Journey};
+use crate::output::{
+    Standing,
+    record::{Journey, Start},
+};
 
 /// Journeys that wait at most: at 8 KB each, 64 MB.
 const MOST: usize = 8_192;
@@ -22,7 +25,7 @@ pub(super) struct Content {
     /// How the trace stands, where that is new.
     pub standing: Option<Standing>,
     /// A trace begins: what came before is another one's.
-    pub anew: bool,
+    pub anew: Option<Box<Start>>,
     /// Nothing comes any more, and the view is to end.
     pub closed: bool,
 }
@@ -38,17 +41,22 @@ impl Inbox {
         }
     }
 
+    /// Whether the next journey would be refused.
+    pub fn is_full(&self) -> bool {
+        self.lock().journeys.len() >= MOST
+    }
+
     /// Hands over how the trace stands.
     pub fn stand(&self, standing: Standing) {
         self.lock().standing = Some(standing);
     }
 
     /// Another trace begins.
-    pub fn begin(&self) {
+    pub fn begin(&self, start: Start) {
         let mut content = self.lock();
         content.journeys.clear();
         content.refused = 0;
-        content.anew = true;
+        content.anew = Some(Box::new(start));
     }
 
     /// Tells the view to end.
@@ -63,7 +71,7 @@ impl Inbox {
             journeys: std::mem::replace(&mut content.journeys, room),
             refused: content.refused,
             standing: content.standing.take(),
-            anew: std::mem::take(&mut content.anew),
+            anew: content.anew.take(),
             closed: content.closed,
         }
     }

@@ -35,6 +35,7 @@ use std::{
     io::IsTerminal as _,
     sync::Arc,
     thread::{self, JoinHandle},
+    time::Duration,
 };
 
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
@@ -61,8 +62,11 @@ pub enum Wish {
     },
 }
 
+/// How often is looked for room, where it is waited for.
+const ROOM: Duration = Duration::from_millis(2);
+
 /// How the view is to be.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Options {
     /// How it looks.
     pub theme: Theme,
@@ -70,12 +74,30 @@ pub struct Options {
     pub all_hops: bool,
     /// Something is traced; otherwise journeys come from a file.
     pub is_trace: bool,
+    /// Makes the capture file that a flow is exported as.
+    pub capture: ToCapture,
+}
+
+/// The bytes of a capture file of these journeys of a trace.
+type CaptureOf = dyn Fn(&Start, &[Arc<Journey>]) -> Vec<u8> + Send + Sync;
+
+/// What makes a capture file of journeys of a trace: given by whoever knows such files, which are made of what
+/// is shown here.
+#[derive(Clone)]
+pub struct ToCapture(pub Arc<CaptureOf>);
+
+impl std::fmt::Debug for ToCapture {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ToCapture")
+    }
 }
 
 /// The view as a sink. Dropped, it is closed and the terminal is as it was.
 #[derive(Debug)]
 pub struct Live {
     inbox: Inbox,
+    /// For room in it: a file can wait, packets cannot.
+    waits: bool,
     thread: Option<JoinHandle<io::Result<()>>>,
 }
 
@@ -102,6 +124,7 @@ impl Live {
             all_hops: options.all_hops,
             wishes,
             is_trace: options.is_trace,
+            capture: options.capture,
         };
         let thread = thread::Builder::new().name("view".to_owned()).spawn(move || {
             let result = view.run(&mut terminal);
@@ -109,7 +132,12 @@ impl Live {
             log::restore();
             result
         })?;
-        Ok((Self { inbox, thread: Some(thread) }, wished))
+        let waits = !options.is_trace;
+        Ok((Self { inbox, waits, thread: Some(thread) }, wished))
+    }
+
+    fn is_over(&self) -> bool {
+        self.thread.as_ref().is_some_and(JoinHandle::is_finished)
     }
 
     /// Waits for its end; that of a terminal that is gone is one, too.
@@ -124,8 +152,8 @@ impl Live {
 }
 
 impl Sink for Live {
-    fn start(&mut self, _: &Start) -> Result<(), SinkError> {
-        self.inbox.begin();
+    fn start(&mut self, start: &Start) -> Result<(), SinkError> {
+        self.inbox.begin(start.clone());
         Ok(())
     }
 
@@ -134,6 +162,9 @@ impl Sink for Live {
     }
 
     fn share(&mut self, journey: &Arc<Journey>) -> Result<(), SinkError> {
+        while self.waits && self.inbox.is_full() && !self.is_over() {
+            thread::sleep(ROOM);
+        }
         self.inbox.put(journey);
         Ok(())
     }
@@ -148,7 +179,7 @@ impl Sink for Live {
 
     fn flush(&mut self) -> Result<(), SinkError> {
         // It ends by itself only where the terminal is gone.
-        if self.thread.as_ref().is_some_and(JoinHandle::is_finished) {
+        if self.is_over() {
             self.close()?;
         }
         Ok(())

@@ -340,7 +340,7 @@ impl Screen {
             },
             Action::Export => match self.flows.selected {
                 Some(flow) => {
-                    let name = format!("flow-{flow}.jsonl");
+                    let name = format!("flow-{flow}.pcapng");
                     self.prompt = Some(Prompt::ask(Asked::File { flow }, &name));
                 }
                 None => self.message = Some("no flow is selected".to_owned()),

@@ -473,19 +473,34 @@ fn a_flow_is_written_where_one_says_and_not_over_another_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("flow.jsonl");
     let journeys = [samples::dropped(1).arc(), samples::dropped(1).arc()];
-    write(&path, &journeys, false).unwrap();
+    write(&path, &journeys, false, || None).unwrap();
     let written = fs::read_to_string(&path).unwrap();
     assert_eq!(written.lines().count(), 2);
     let line: serde_json::Value = serde_json::from_str(written.lines().next().unwrap()).unwrap();
     assert_eq!(line["type"], "journey");
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
 
-    assert!(matches!(write(&path, &journeys[..1], false), Err(Error::Exists)));
+    assert!(matches!(write(&path, &journeys[..1], false, || None), Err(Error::Exists)));
     assert_eq!(fs::read_to_string(&path).unwrap(), written);
     fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
-    write(&path, &journeys[..1], true).unwrap();
+    write(&path, &journeys[..1], true, || None).unwrap();
     assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), 1);
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+}
+
+#[test]
+fn a_flow_is_written_as_a_capture_once_the_trace_has_begun() {
+    use super::export::{Error, write};
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("flow.pcapng");
+    let journeys = [samples::dropped(1).arc()];
+
+    assert!(matches!(write(&path, &journeys, false, || None), Err(Error::TooEarly)));
+    assert!(!path.exists());
+    write(&path, &journeys, false, || Some(b"capture".to_vec())).unwrap();
+    assert_eq!(fs::read(&path).unwrap(), b"capture");
+    let other = folder.path().join("flow.txt");
+    assert!(matches!(write(&other, &journeys, false, || None), Err(Error::Format)));
 }
 
 #[test]
@@ -496,7 +511,7 @@ fn keys_that_are_typed_into_a_line_do_nothing_else() {
     let Some(Effect::Export { flow, path, over }) = bench.press(KeyCode::Enter) else {
         panic!("nothing is written");
     };
-    assert_eq!((flow, path.to_str(), over), (3, Some("flow-3.jsonlq?"), false));
+    assert_eq!((flow, path.to_str(), over), (3, Some("flow-3.pcapngq?"), false));
 }
 
 #[test]

@@ -11,7 +11,7 @@ use clap::Parser as _;
 use ratatui::crossterm::event;
 
 use super::{
-    Wish,
+    ToCapture, Wish,
     draw::draw,
     export,
     health::Health,
@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     cli::SelectArgs,
-    output::{Phase, escape::escape},
+    output::{Phase, escape::escape, record::Start},
     select,
 };
 
@@ -55,6 +55,8 @@ pub(super) struct View {
     pub wishes: tokio::sync::mpsc::UnboundedSender<Wish>,
     /// Whether something is traced, that another selection can be wished for.
     pub is_trace: bool,
+    /// Makes capture files.
+    pub capture: ToCapture,
 }
 
 impl View {
@@ -70,6 +72,7 @@ impl View {
             health: Health::default(),
             began,
             read: 0,
+            start: None,
         };
         let mut room = Vec::new();
         let mut drawn: Option<Instant> = None;
@@ -83,7 +86,8 @@ impl View {
                 return Ok(());
             }
             room = content.journeys;
-            if content.anew {
+            if let Some(start) = content.anew {
+                state.start = Some(start);
                 state.screen.clear(&mut state.model);
                 state.health.begin();
                 changed = true;
@@ -159,7 +163,9 @@ impl View {
                     .map(|flow| flow.journeys().rev().map(Arc::clone).collect())
                     .unwrap_or_default();
                 let shown = escape(&path.to_string_lossy()).into_owned();
-                match export::write(&path, &journeys, over) {
+                let capture =
+                    || state.start.as_ref().map(|start| (self.capture.0)(start, &journeys));
+                match export::write(&path, &journeys, over, capture) {
                     Ok(()) => {
                         state.screen.prompt = None;
                         state.say(&format!("{} packets written to {shown}", journeys.len()));
@@ -184,6 +190,8 @@ struct State {
     began: Instant,
     /// Lines of the log that were looked at.
     read: u64,
+    /// How the trace began.
+    start: Option<Box<Start>>,
 }
 
 impl State {
