@@ -16,7 +16,7 @@ use lab::{
     Capability, Lab, Trace,
     pace::patience,
     topology::{self, C1, C2, WORLD},
-    trace::{Output, binary},
+    trace::{Output, UNLIMITED, binary},
     traffic::{self, MAGIC, Numbered, at},
 };
 use rustix::process::Signal;
@@ -72,7 +72,7 @@ fn a_hundred_flows_are_not_mixed_up() -> Result<()> {
     let mut command = std::process::Command::new(binary()?);
     command.args(["--ip", C1, "--proto", "udp", "-s", "96", "--hops", "all", "-o", "json"]);
     // Seconds' worth: that pathtrace gets a processor in time is not what is tested.
-    command.args(["--ring-size", "256M"]);
+    command.args(["--ring-size", "256M"]).args(UNLIMITED);
     let reader = Arc::clone(&seen);
     let read = move |line: &str| {
         if let Ok(mut seen) = reader.lock() {

@@ -35,6 +35,9 @@ pub struct Trace {
 /// Name of that file.
 const FILE: &str = "trace.pcapng";
 
+/// Arguments with which it tells all that it sees, however much and on however slow a machine.
+pub const UNLIMITED: [&str; 4] = ["--max-events", "100000000", "--max-cpu", "100000"];
+
 /// What becomes of what pathtrace prints.
 pub enum Output {
     /// Its lines become [`Ended::lines`].
@@ -71,10 +74,14 @@ pub fn binary() -> Result<PathBuf> {
 
 impl Trace {
     /// Starts `pathtrace -o json ARGS` in the lab's host, and waits until it traces. It also writes a
-    /// capture file, unless the arguments have one: read back at the end, that must tell the same.
+    /// capture file, unless the arguments have one: read back at the end, that must tell the same. It may
+    /// take what it needs of this machine, unless they say how much.
     pub fn start(lab: &Lab, args: &[&str]) -> Result<Self> {
         let mut command = Command::new(binary()?);
         command.args(["-o", "json"]);
+        if !args.iter().any(|arg| arg.starts_with("--max-")) {
+            command.args(UNLIMITED);
+        }
         let file = if args.contains(&"-w") { None } else { Some(tempfile::tempdir()?) };
         if let Some(directory) = &file {
             command.arg("-w").arg(directory.path().join(FILE));

@@ -218,6 +218,10 @@ pub struct State {
     pub tracked: u32,
     /// Not 0: there are [`Published`](crate::track::Published) addresses.
     pub published: u32,
+    /// How much is told of packets that begin from now on: one of [`telling`](crate::track::telling).
+    pub telling: u32,
+    /// Of so many packets one is told, the others only when they are dropped. A power of two.
+    pub one_of: u32,
 }
 
 #[cfg(feature = "user")]

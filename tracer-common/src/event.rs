@@ -87,6 +87,9 @@ pub mod flags {
     /// The packet turns out to be none of those that are followed: it looked like an answer to one before
     /// its NAT was undone. This is its last event.
     pub const FOREIGN: u8 = 64;
+    /// Events of this packet are left out: there are more than there may be. They are counted as
+    /// [`Spared`](super::Spared), and not in [`Event::seq`](super::Event::seq).
+    pub const THINNED: u8 = 128;
 }
 
 /// Bits of [`Event::link`].
@@ -194,7 +197,7 @@ pub struct Event {
     pub len: u32,
     /// How many bytes of the packet follow this struct.
     pub captured: u32,
-    /// How many events this packet had before this one; a gap says that events were lost.
+    /// How many events of this packet were to be sent before this one; a gap says that events were lost.
     pub seq: u16,
     /// The CPU that handled it.
     pub cpu: u16,
@@ -425,12 +428,27 @@ pub enum Loss {
     TrackingFull = 1,
     /// The table of learned reverse tuples was full: replies of a flow not seen before NAT is undone.
     LearnedFull = 2,
-    /// The ring buffer was filling faster than it was read: one packet not followed, so that those
-    /// that are can be told whole.
+    /// The ring buffer was filling faster than it was read: one packet of which nothing is told unless it is
+    /// dropped, so that those that are told can be told whole.
     Behind = 3,
     /// A packet was being matched with an expression, and another one took its place: it was not followed
     /// from there.
     Disturbed = 4,
+}
+
+/// What is left out because there are more events than there may be, each counted per CPU.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Spared {
+    /// Packets of which nothing is told, for they were not dropped. What is made of them is not counted.
+    Packets = 0,
+    /// Events that were not sent.
+    Events = 1,
+}
+
+impl Spared {
+    /// How many kinds there are.
+    pub const COUNT: u32 = 2;
 }
 
 impl Loss {

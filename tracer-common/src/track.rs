@@ -41,10 +41,59 @@ pub struct Followed {
     pub begun: u8,
     /// It was given to a driver, and not received since.
     pub sent: u8,
+    /// How much of it is told: one of [`telling`].
+    pub telling: u8,
+    /// An event of it was told.
+    pub told: u8,
     /// Unused, 0.
-    pub pad: [u8; 4],
+    pub pad: [u8; 2],
     /// The packet as it was last parsed.
     pub tuple: Tuple,
+}
+
+/// How far the time (CLOCK_MONOTONIC, ns) at which a packet began is shifted to the left in its id; below it is
+/// the CPU.
+pub const ID_TIME_SHIFT: u32 = 12;
+
+/// Values of [`Followed::telling`]: how much is told of a packet, the more there are the less.
+pub mod telling {
+    use crate::{
+        event::flags::{CONNECTION, HOOK_EXIT, VERDICT},
+        point::Point,
+    };
+
+    /// Every event.
+    pub const ALL: u8 = 0;
+    /// Where it begins, what changes it, where it leaves a device, and its end.
+    pub const ENDS: u8 = 1;
+    /// Nothing, unless it is dropped: that, and by whom.
+    pub const DROP: u8 = 2;
+    /// The same, for there was no room: what is not told is lost.
+    pub const BEHIND: u8 = 3;
+
+    /// Whether an event with this [`Point`]'s number and these flags is left out. `captures`: bytes of packets
+    /// are kept, which are had at tc.
+    #[inline(always)]
+    pub const fn leaves_out(telling: u8, point: u8, flags: u8, captures: bool) -> bool {
+        const DROP_POINT: u8 = Point::Drop as u8;
+        const SENT: u8 = Point::DevXmit as u8;
+        const SOCKET: u8 = Point::Socket as u8;
+        const CONSUME: u8 = Point::Consume as u8;
+        const NAT: u8 = Point::Nat as u8;
+        const EGRESS: u8 = Point::TcEgress as u8;
+        const INGRESS: u8 = Point::TcIngress as u8;
+        let decides = point == DROP_POINT || flags & VERDICT != 0;
+        match telling {
+            ALL => false,
+            ENDS => {
+                let changes = flags & (CONNECTION | HOOK_EXIT) != 0 || point == NAT;
+                let ends = matches!(point, SENT | SOCKET | CONSUME);
+                let captured = captures && matches!(point, EGRESS | INGRESS);
+                !(decides || changes || ends || captured)
+            }
+            _ => !decides,
+        }
+    }
 }
 
 /// A packet that ended right behind a driver: a value of the map `SENT`, whose key is the packet as it was

@@ -5,12 +5,13 @@ use aya_ebpf::{
     helpers::{bpf_get_smp_processor_id, bpf_ktime_get_ns, generated::bpf_probe_read_kernel},
 };
 use tracer_common::{
-    event::{self, DetailWire, Event, Loss, flags, origin},
+    event::{self, DetailWire, Event, Loss, Spared, flags, origin},
     point::Point,
+    track::{Followed, telling},
 };
 
 use crate::{
-    globals::{EVENTS, FOLLOWED, count, setting},
+    globals::{EVENTS, FOLLOWED, add_untold, count, setting, spare},
     track::{Sighting, Source},
 };
 
@@ -97,9 +98,51 @@ struct Record<const N: usize> {
     bytes: [u8; N],
 }
 
+/// Whether an event is not to be sent, for there are more than there may be. Then it is counted.
+#[inline(always)]
+fn is_left_out<S: Source>(source: &S, sighting: &Sighting, report: &Report) -> bool {
+    // SAFETY: a live map value; only the CPU that handles the packet touches it.
+    let known = unsafe { &mut *sighting.followed };
+    if known.telling == telling::ALL {
+        return false;
+    }
+    let untold = known.telling >= telling::DROP && known.told == 0;
+    if known.begun & flags::FOREIGN != 0 {
+        if untold {
+            tell_after_all(known);
+            let _ = FOLLOWED.remove(&source.address());
+        }
+        return untold;
+    }
+    let begins = known.told == 0 && !untold;
+    let captures = setting!(snaplen) != 0;
+    if begins || !telling::leaves_out(known.telling, report.point, report.flags, captures) {
+        return false;
+    }
+    // A piece has numbers of its own, which are read when it is told of.
+    if known.origin < origin::SEGMENT {
+        known.seen = 1;
+    }
+    if known.telling != telling::BEHIND {
+        spare(Spared::Events);
+    }
+    true
+}
+
+/// Of this packet nothing was to be told; what is made of others was not counted.
+#[inline(always)]
+fn tell_after_all(known: &Followed) {
+    if known.origin == origin::NONE {
+        add_untold(known.telling, u64::MAX);
+    }
+}
+
 /// Sends one event of a followed packet.
 #[inline(always)]
 pub fn emit<S: Capture>(source: &S, sighting: &Sighting, report: &Report) {
+    if is_left_out(source, sighting, report) {
+        return;
+    }
     let snaplen = setting!(snaplen);
     if snaplen == 0 || !(S::ALWAYS || setting!(capture_everywhere) != 0) {
         send::<S, 0>(source, sighting, report, |_| Captured::NONE);
@@ -127,6 +170,9 @@ pub fn emit_with<S: Source, const N: usize>(
     report: &Report,
     structure: u64,
 ) {
+    if is_left_out(source, sighting, report) {
+        return;
+    }
     send::<S, N>(source, sighting, report, |into| {
         // SAFETY: `into` has room for `N` bytes; the helper checks the address itself.
         let code = unsafe { bpf_probe_read_kernel(into.cast(), N as u32, structure as *const _) };
@@ -165,13 +211,17 @@ fn send<S: Source, const N: usize>(
         netns => netns,
     };
     known.netns = netns;
-    let begin = known.seen == 0;
-    if begin && known.origin >= origin::SEGMENT && known.tunneled == 0 {
+    let begin = known.told == 0;
+    if known.seen == 0 && known.origin >= origin::SEGMENT && known.tunneled == 0 {
         // A piece has numbers of its own, which its parent's maker wrote after it was made. Those of one in a
         // tunnel's packet are not looked for.
         source.headers().parse(source.bytes(), &mut known.tuple);
     }
     known.seen = 1;
+    known.told = 1;
+    if begin {
+        tell_after_all(known);
+    }
 
     let Some(mut entry) = EVENTS.reserve::<Record<N>>(0) else {
         count(Loss::RingFull);
@@ -195,6 +245,7 @@ fn send<S: Source, const N: usize>(
         (*e).flags = report.flags
             | if begin { flags::BEGIN | (known.begun & flags::LEARNED) } else { 0 }
             | (known.begun & flags::FOREIGN)
+            | if known.telling != telling::ALL { flags::THINNED } else { 0 }
             | if known.tunneled != 0 { flags::TUNNELED } else { 0 };
         (*e).origin = known.origin;
         (*e).tuple = known.tuple;

@@ -10,10 +10,10 @@ use aya_ebpf::{
 };
 use tracer_common::{
     config::{Arguments, Offsets, Settings, State},
-    event::{Loss, Tuple},
+    event::{Loss, Spared, Tuple},
     expression::View,
     filter::Filter,
-    track::{Decision, Flow, Followed, Published, Sent},
+    track::{Decision, Flow, Followed, Published, Sent, telling},
 };
 
 /// Offsets of kernel fields.
@@ -151,6 +151,10 @@ pub static TRACKING: LruHashMap<u64, u8> = LruHashMap::with_max_entries(1024, 0)
 #[map]
 pub static LOST: PerCpuArray<u64> = PerCpuArray::with_max_entries(Loss::COUNT, 0);
 
+/// What was left out, by [`Spared`].
+#[map]
+pub static SPARED: PerCpuArray<u64> = PerCpuArray::with_max_entries(Spared::COUNT, 0);
+
 /// Calls that followed packets are in, by their place on the stack. An LRU: a return that is missed
 /// (a kretprobe has a bounded number of them) must not keep its place for ever, and what is kept is
 /// checked against the packet.
@@ -183,8 +187,30 @@ pub static VIEW: PerCpuArray<View> = PerCpuArray::with_max_entries(1, 0);
 /// Counts one loss.
 #[inline(always)]
 pub fn count(loss: Loss) {
-    if let Some(n) = LOST.get_ptr_mut(loss as u32) {
+    add(LOST.get_ptr_mut(loss as u32), 1);
+}
+
+/// Counts what is left out.
+#[inline(always)]
+pub fn spare(what: Spared) {
+    add(SPARED.get_ptr_mut(what as u32), 1);
+}
+
+/// A packet of which nothing is to be told is one more, or with `u64::MAX` one less: it was dropped, and told.
+/// The sum over all CPUs is what counts.
+#[inline(always)]
+pub fn add_untold(how: u8, n: u64) {
+    match how {
+        telling::DROP => add(SPARED.get_ptr_mut(Spared::Packets as u32), n),
+        telling::BEHIND => add(LOST.get_ptr_mut(Loss::Behind as u32), n),
+        _ => {}
+    }
+}
+
+#[inline(always)]
+fn add(slot: Option<*mut u64>, n: u64) {
+    if let Some(slot) = slot {
         // SAFETY: this CPU's slot; a nested program on this CPU may lose one count, never more.
-        unsafe { *n += 1 };
+        unsafe { *slot = (*slot).wrapping_add(n) };
     }
 }

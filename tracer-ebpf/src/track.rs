@@ -15,14 +15,14 @@ use tracer_common::{
     config::State,
     event::{Loss, Tuple, family, flags, origin},
     filter::{Filter, has_ports},
-    track::{Flow, Followed, Published, Sent, has_same_ends},
+    track::{Flow, Followed, ID_TIME_SHIFT, Published, Sent, has_same_ends, telling},
 };
 
 use crate::{
     expression,
     globals::{
-        CURRENT, Current, EVENTS, FOLLOWED, FRAGMENTS, LEARNED, PUBLISHED, QUOTED, SENT, count,
-        filter, is_maybe_followed, set_maybe_followed, setting, state,
+        CURRENT, Current, EVENTS, FOLLOWED, FRAGMENTS, LEARNED, PUBLISHED, QUOTED, SENT,
+        add_untold, count, filter, is_maybe_followed, set_maybe_followed, setting, spare, state,
     },
     packet::{Bytes, Headers},
     skb::{Access as _, Probe, offset, unknown},
@@ -285,10 +285,12 @@ fn begin<S: Source>(source: &S, chance: Chance, fresh: &mut Followed) -> Option<
     if why == 0 {
         return None;
     }
+    fresh.telling = how_much_to_tell(fresh.id);
     // Better a whole journey less than holes in all.
-    if EVENTS.query(u64::from(BPF_RB_AVAIL_DATA)) > u64::from(setting!(pause_bytes)) {
-        count(Loss::Behind);
-        return None;
+    if fresh.telling < telling::DROP
+        && EVENTS.query(u64::from(BPF_RB_AVAIL_DATA)) > u64::from(setting!(pause_bytes))
+    {
+        fresh.telling = telling::BEHIND;
     }
     fresh.netns = source.netns();
     fresh.begun = why;
@@ -299,6 +301,7 @@ fn begin<S: Source>(source: &S, chance: Chance, fresh: &mut Followed) -> Option<
         debug!(&(), "no room to follow packet {:x}", fresh.id);
         return None;
     }
+    add_untold(fresh.telling, 1);
     debug!(&(), "follows packet {:x}", fresh.id);
     let followed = FOLLOWED.get_ptr_mut(&address)?;
     // SAFETY: a live map value; only the CPU that handles the packet touches it.
@@ -308,6 +311,23 @@ fn begin<S: Source>(source: &S, chance: Chance, fresh: &mut Followed) -> Option<
     }
     Some(Sighting::known(followed))
 }
+
+/// One of [`telling`], for a packet with this id: chosen by its hash, so that no pattern in the order of packets
+/// meets one in the choice.
+#[inline(always)]
+fn how_much_to_tell(id: u64) -> u8 {
+    let Some(state) = state() else { return telling::ALL };
+    // SAFETY: a live map value of integers.
+    let State { telling, one_of, .. } = unsafe { *state };
+    if one_of > 1 && (id.wrapping_mul(GOLDEN) >> 32) as u32 & (one_of - 1) != 0 {
+        return telling::DROP;
+    }
+    telling as u8
+}
+
+/// 2^64 by the golden ratio: what multiplicative hashing multiplies with (Knuth, The Art of Computer
+/// Programming, 6.4).
+const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// It matches by itself.
 const MATCHES: u8 = 1;
@@ -348,6 +368,7 @@ pub fn inherit(parent: u64, child: u64, origin: u8) {
     fresh.events = 0;
     fresh.begun = 0;
     fresh.seen = 0;
+    fresh.told = 0;
     fresh.read = 0;
     fresh.deciding = 0;
     set_maybe_followed(child);
@@ -446,7 +467,8 @@ fn matches_packet(filter: &Filter, tuple: &Tuple) -> bool {
 #[inline(always)]
 fn next_id() -> u64 {
     // SAFETY: no preconditions.
-    unsafe { (bpf_ktime_get_ns() << 12) | u64::from(bpf_get_smp_processor_id() & 0xfff) }
+    let (time, cpu) = unsafe { (bpf_ktime_get_ns(), bpf_get_smp_processor_id()) };
+    (time << ID_TIME_SHIFT) | u64::from(cpu & ((1 << ID_TIME_SHIFT) - 1))
 }
 
 /// The id of the followed packet that this CPU is handling, if the skb at `address` shares its

@@ -113,6 +113,14 @@ pub struct TraceArgs {
     #[arg(long, value_name = "BYTES", default_value = "16M", value_parser = ring_size, help_heading = "Limits")]
     pub ring_size: u32,
 
+    /// Above so many events a second tell less: first not the middle of journeys, then only some packets;
+    /// drops are always told
+    #[arg(long, conflicts_with = "read", value_name = "RATE", default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(1000..=100_000_000), help_heading = "Limits")]
+    pub max_events: u32,
+    /// The same, above so many percent of one processor
+    #[arg(long, conflicts_with = "read", value_name = "PERCENT", default_value_t = 90, value_parser = clap::value_parser!(u32).range(1..=100_000), help_heading = "Limits")]
+    pub max_cpu: u32,
+
     /// Watch only by these mechanisms, for tests and diagnosis
     #[arg(long, value_name = "NAME", value_delimiter = ',', help_heading = "Limits")]
     pub mechanism: Vec<Mechanism>,

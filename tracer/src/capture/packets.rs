@@ -147,5 +147,9 @@ fn ending(journey: &Journey) -> String {
         OutcomeKind::Consumed => format!("consumed{at}"),
         OutcomeKind::Lost => format!("lost{at}"),
     };
-    if journey.complete { kind } else { format!("{kind}\nincomplete: events of it were lost") }
+    let doubt = [
+        (!journey.complete).then_some("\nincomplete: events of it were lost"),
+        journey.thinned.then_some("\nthinned: hops are left out, there was too much"),
+    ];
+    doubt.into_iter().flatten().fold(kind, |text, doubt| text + doubt)
 }

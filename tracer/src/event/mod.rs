@@ -514,6 +514,9 @@ pub struct Event {
     /// It is an ICMP error: the packet that it quotes, as far as it does; only with `begin`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quoted: Option<Box<Headers>>,
+    /// Events of its packet are left out, for there were more than there may be.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub thinned: bool,
     /// It is in a tunnel's packet here: the headers are its own, not those around it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub tunneled: bool,

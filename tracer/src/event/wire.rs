@@ -104,6 +104,7 @@ pub fn decode(record: &[u8]) -> Result<Event, WireError> {
             _ => Origin::Clone,
         },
         learned: e.flags & flags::LEARNED != 0,
+        thinned: e.flags & flags::THINNED != 0,
         foreign: e.flags & flags::FOREIGN != 0,
         skb: e.skb,
         place: Place { netns: e.netns, ifindex: e.ifindex },

@@ -378,6 +378,7 @@ impl<B: Benign> Assembler<B> {
         let (skb, last_headers) = (last.event.skb, last.event.headers);
         let (quoted, told) = (making.quoted, making.member);
         let whole_packet = making.became();
+        let thinned = making.events.iter().any(|seen| seen.event.thinned);
         let branches = making.branches;
         let fragments = making.fragments;
         // The first fragment may have come after this one.
@@ -437,6 +438,7 @@ impl<B: Benign> Assembler<B> {
             length: path.length,
             outcome,
             complete: whole && !cut,
+            thinned,
             leftover: (path.end == End::None).then_some(skb),
             hops: path.hops,
         };

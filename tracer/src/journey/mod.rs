@@ -63,6 +63,8 @@ pub struct Journey {
     pub outcome: Outcome,
     /// Whether every event of this packet was received.
     pub complete: bool,
+    /// Whether hops of it are left out, for there were more events than there may be.
+    pub thinned: bool,
     /// Address of the `struct sk_buff`, and whether the kernel side may still hold the packet in
     /// its table of followed packets (its end had no event that removes it).
     pub leftover: Option<u64>,

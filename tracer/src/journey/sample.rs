@@ -194,6 +194,7 @@ impl Packet {
             learned: false,
             foreign: false,
             quoted: None,
+            thinned: false,
             tunneled: false,
             skb: 0xffff_8881_47cb_7900,
             place: self.place,

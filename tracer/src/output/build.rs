@@ -62,6 +62,7 @@ impl<N: Names + KernelNames + ?Sized> Builder<'_, N> {
             branches_left_out: journey.branches.left_out(),
             outcome: outcome(&journey.outcome, explained),
             complete: journey.complete,
+            thinned: journey.thinned,
             source: None,
         }
     }

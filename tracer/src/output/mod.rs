@@ -91,6 +91,8 @@ pub struct Standing {
     pub namespaces: usize,
     /// Events received and lost so far.
     pub events: record::Events,
+    /// Hops are left out now, and of so many packets one is told; `None`: everything is.
+    pub thinned: Option<u32>,
 }
 
 /// What a trace is doing.

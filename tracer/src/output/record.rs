@@ -127,6 +127,9 @@ pub struct Journey {
     pub outcome: Outcome,
     /// Whether every event of the packet was received.
     pub complete: bool,
+    /// Hops are left out on purpose: there were more events than `--max-events` and `--max-cpu` allow.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub thinned: bool,
     /// The file that it is from; only where several are read together.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<Source>,
@@ -568,6 +571,21 @@ pub struct Events {
     pub received: u64,
     /// Lost, by cause.
     pub lost: LostEvents,
+    /// Left out on purpose: there was more than `--max-events` and `--max-cpu` allow.
+    #[serde(default)]
+    pub left_out: LeftOut,
+}
+
+/// What was left out on purpose, exactly counted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct LeftOut {
+    /// Packets that no journey tells of: none of them was dropped.
+    pub packets: u64,
+    /// Events, of these packets and of others.
+    pub events: u64,
+    /// At the least, of so many packets one was told, besides those that were dropped; 0 where nothing was
+    /// left out, 1 where only the middle of journeys was.
+    pub one_of: u32,
 }
 
 /// Events or packets given up, by cause.

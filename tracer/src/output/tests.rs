@@ -628,7 +628,7 @@ fn the_summary_counts_and_tells_losses() {
         tally.add(&journey);
     }
     let lost = LostEvents { ring_full: 3, ..LostEvents::default() };
-    let summary = tally.summary(5_000_000_000, Events { received: 40, lost });
+    let summary = tally.summary(5_000_000_000, Events { received: 40, lost, ..Events::default() });
     let mut out = Text::new(Vec::new(), Hops::Main, false);
     out.summary(&summary).unwrap();
     assert_eq!(

@@ -10,7 +10,7 @@ use super::{
     Sink, SinkError,
     escape::escape,
     path::{Line, all_lines, duration, end, ended, main_lines, named, place, plain},
-    record::{Journey, LostEvents, Nat, OutcomeKind, Start, Summary},
+    record::{Journey, LeftOut, LostEvents, Nat, OutcomeKind, Start, Summary},
 };
 use anstyle::{AnsiColor, Style};
 
@@ -173,6 +173,13 @@ impl<W: Write> Text<W> {
             let doubt = self.styles.doubt;
             writeln!(self.out, "    {doubt}incomplete{doubt:#}: events of this packet were lost")?;
         }
+        if journey.thinned {
+            let doubt = self.styles.doubt;
+            writeln!(
+                self.out,
+                "    {doubt}thinned{doubt:#}: hops are left out, there is too much"
+            )?;
+        }
         Ok(())
     }
 }
@@ -223,6 +230,19 @@ impl<W: Write> Sink for Text<W> {
             losses(&summary.events.lost).into_iter().filter(|(count, _)| *count != 0)
         {
             writeln!(self.out, "  {doubt}{count} {what}{doubt:#}")?;
+        }
+        let LeftOut { packets, events, one_of } = summary.events.left_out;
+        if events > 0 {
+            writeln!(
+                self.out,
+                "  {doubt}{events} events left out{doubt:#}: more than may be (--max-events, --max-cpu)"
+            )?;
+        }
+        if packets > 0 {
+            writeln!(
+                self.out,
+                "  {doubt}{packets} packets not told, none of them dropped{doubt:#}: 1 of {one_of} was, at the least"
+            )?;
         }
         if self.latency {
             write!(self.out, "{}", latency::Table(&summary.latency))?;

@@ -49,7 +49,7 @@ use sys::Kind;
 pub use tables::Tables;
 use tracer_common::{
     config::{Arguments, Offsets, Settings, State},
-    event::Loss,
+    event::{Loss, Spared},
     expression::mode,
     filter::Filter,
     point::Point,
@@ -120,6 +120,15 @@ pub struct Lost {
     /// Program runs that the kernel skipped because the program was already running there, and packets
     /// that were not matched with the expression because another one came in between.
     pub probe_missed: u64,
+}
+
+/// What the kernel side has left out since the start, because there was more than there may be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LeftOut {
+    /// Packets of which nothing was told, for they were not dropped.
+    pub packets: u64,
+    /// Events, of these packets and of others.
+    pub events: u64,
 }
 
 fn joined<T>(thread: ScopedJoinHandle<'_, T>) -> T {
@@ -480,6 +489,15 @@ impl Probes {
         })
     }
 
+    /// How much is told of packets that begin from now on: one of
+    /// [`telling`](tracer_common::track::telling), and of how many packets one is told.
+    ///
+    /// # Errors
+    /// When the kernel refuses to write the map.
+    pub fn tell(&mut self, telling: u8, one_of: u32) -> anyhow::Result<()> {
+        self.change_state(|state| (state.telling, state.one_of) = (telling.into(), one_of))
+    }
+
     fn tell_state(&mut self) -> anyhow::Result<()> {
         let armed = self.armed.into();
         let linked = self.netfilter_works.into();
@@ -535,10 +553,29 @@ impl Probes {
         self.count(Loss::RingFull)
     }
 
+    /// What was left out so far. Cheap, too.
+    ///
+    /// # Errors
+    /// When the kernel refuses to read the map.
+    pub fn left_out(&self) -> anyhow::Result<LeftOut> {
+        Ok(LeftOut {
+            packets: self.sum("SPARED", Spared::Packets as u32)?,
+            events: self.sum("SPARED", Spared::Events as u32)?,
+        })
+    }
+
     fn count(&self, loss: Loss) -> anyhow::Result<u64> {
-        let map = self.ebpf.map("LOST").ok_or_else(|| anyhow!("the map LOST is missing"))?;
+        self.sum("LOST", loss as u32)
+    }
+
+    /// What all CPUs have counted at one place of a map.
+    fn sum(&self, name: &str, index: u32) -> anyhow::Result<u64> {
+        let map = self.ebpf.map(name).ok_or_else(|| anyhow!("the map {name} is missing"))?;
         let counts: PerCpuArray<_, u64> = PerCpuArray::try_from(map)?;
-        Ok(counts.get(&(loss as u32), 0).context("cannot read map LOST")?.iter().sum())
+        let counts = counts.get(&index, 0).with_context(|| format!("cannot read map {name}"))?;
+        // What one has counted another may take back, and once in a while one count is missed.
+        let sum = counts.iter().fold(0u64, |sum, count| sum.wrapping_add(*count));
+        Ok(u64::try_from(sum.cast_signed()).unwrap_or(0))
     }
 
     /// Runs skipped because the program was already running on that CPU

@@ -14,7 +14,7 @@ use aya::{
 };
 use tracer_common::{
     event::Tuple,
-    track::{Flow, Followed, Published},
+    track::{Flow, Followed, ID_TIME_SHIFT, Published, telling},
 };
 
 use super::sys;
@@ -138,6 +138,23 @@ impl Tables {
             .collect();
         for flow in old {
             let _ = self.learned.remove(&flow);
+        }
+    }
+
+    /// Removes packets of which nothing was told, and that began longer ago than `age` at `now`
+    /// (CLOCK_MONOTONIC): nobody but the kernel side knows of them, which does not see every end.
+    pub fn forget_untold(&mut self, now: Duration, age: Duration) {
+        let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        // The upper bits of an id are the time at which it was given.
+        let now = nanoseconds(now) << ID_TIME_SHIFT;
+        let age = nanoseconds(age) << ID_TIME_SHIFT;
+        let is_old = |known: &Followed| {
+            known.telling >= telling::DROP && known.told == 0 && now.wrapping_sub(known.id) > age
+        };
+        let all = self.followed.iter().filter_map(Result::<_, MapError>::ok);
+        let old: Vec<_> = all.filter(|(_, known)| is_old(known)).collect();
+        for (address, known) in old {
+            self.retire(address, PacketId(known.id));
         }
     }
 

@@ -3,6 +3,7 @@
 
 mod attach;
 mod beyond;
+mod budget;
 mod containers;
 mod dump;
 mod machine;
@@ -48,13 +49,16 @@ use crate::{
     journey::{Assembler, Chronicle, Journey, Limits},
     output::{
         Builder, Clock, Phase, Sink as _, SinkError, Sinks, Standing, Tally, Wish,
-        record::{Detail, Events, LostEvents, MissingPoint, OutcomeKind, Start, WatchedPoint},
+        record::{
+            Detail, Events, LeftOut, LostEvents, MissingPoint, OutcomeKind, Start, WatchedPoint,
+        },
     },
     probe::{self, Aside, Code, Mechanism, Mechanisms, Offer, Probes, Request, Tables, Types},
     select::{self, Selection, expression::Expression},
 };
 use attach::{Attacher, Watched};
 use beyond::Beyond;
+use budget::{Budget, Level, Most, Spent};
 use containers::Namer;
 use dump::Dump;
 use machine::{KernelFacts, Machine};
@@ -83,6 +87,8 @@ const TELL: Duration = Duration::from_secs(1);
 /// How often learned replies are cleared out, and after what silence.
 const LEARNED_SWEEP: Duration = Duration::from_secs(10);
 const LEARNED_IDLE: Duration = Duration::from_secs(120);
+/// How long a packet of which nothing is told can still be dropped.
+const UNTOLD_FOR: Duration = Duration::from_secs(30);
 
 /// Traces as `args` say, until they or a signal say that it is enough; or shows what was recorded.
 ///
@@ -264,6 +270,11 @@ struct Trace<'a> {
     /// Journeys that were shown.
     shown: u64,
     undecodable: u64,
+    budget: Budget,
+    /// When the least was told.
+    least: Level,
+    /// Packets of which nothing was told when the table was last cleared of them.
+    untold: u64,
     dump: Option<Dump>,
 }
 
@@ -343,6 +354,12 @@ impl<'a> Trace<'a> {
             ring_full: 0,
             shown: 0,
             undecodable: 0,
+            budget: Budget::new(Most {
+                events: args.max_events.into(),
+                processor: args.max_cpu.into(),
+            }),
+            least: Level::default(),
+            untold: 0,
             dump: args.dump_events.as_deref().map(Dump::create).transpose()?,
             probes,
         })
@@ -399,6 +416,7 @@ impl<'a> Trace<'a> {
                     self.take_traced_rules();
                     self.take_events()?;
                     self.probes.pass_on_logs();
+                    self.keep_within_budget()?;
                     if Instant::now() >= next_modules {
                         next_modules = Instant::now() + MODULES_LOOK;
                         self.attach_late();
@@ -406,6 +424,7 @@ impl<'a> Trace<'a> {
                     if Instant::now() >= next_sweep {
                         next_sweep = Instant::now() + LEARNED_SWEEP;
                         self.tables.forget_learned(monotonic().saturating_sub(LEARNED_IDLE));
+                        self.forget_untold()?;
                     }
                     if self.is_viewed && Instant::now() >= next_tell {
                         next_tell = Instant::now() + TELL;
@@ -454,6 +473,40 @@ impl<'a> Trace<'a> {
         }
     }
 
+    /// Tells less, or more again, where the trace costs other than it may.
+    fn keep_within_budget(&mut self) -> anyhow::Result<()> {
+        let now = Instant::now();
+        if !self.budget.is_due(now) {
+            return Ok(());
+        }
+        let left_out = match self.least.is_all() {
+            true => 0,
+            false => self.probes.left_out()?.events,
+        };
+        let spent = Spent {
+            at: now,
+            received: self.assembler.counts().received,
+            left_out,
+            processor: processor_time(),
+        };
+        if let Some(level) = self.budget.look(spent) {
+            self.probes.tell(level.telling(), level.one_of())?;
+            self.least = self.least.max(level);
+            log::warn!("{level}");
+        }
+        Ok(())
+    }
+
+    /// The table of followed packets is not to fill with those of which nothing is told.
+    fn forget_untold(&mut self) -> anyhow::Result<()> {
+        let untold = self.probes.left_out()?.packets + self.probes.lost()?.behind;
+        if untold > self.untold {
+            self.untold = untold;
+            self.tables.forget_untold(monotonic(), UNTOLD_FOR);
+        }
+        Ok(())
+    }
+
     /// Tells whoever looks on how it stands.
     fn tell(&mut self, phase: Phase) -> anyhow::Result<()> {
         let offers = self.probes.offers();
@@ -465,6 +518,7 @@ impl<'a> Trace<'a> {
             interfaces: self.watched.interfaces,
             namespaces: self.watched.namespaces,
             events: self.event_counts()?,
+            thinned: self.budget.thinned(),
         };
         self.sinks.stand(&standing);
         Ok(())
@@ -758,6 +812,7 @@ impl<'a> Trace<'a> {
 
     fn event_counts(&self) -> anyhow::Result<Events> {
         let lost = self.probes.lost()?;
+        let left_out = self.probes.left_out()?;
         let counts = self.assembler.counts();
         Ok(Events {
             received: counts.received,
@@ -773,6 +828,11 @@ impl<'a> Trace<'a> {
                 undecodable: self.undecodable,
                 nft_trace: self.nft_trace.as_ref().map_or(0, NftTrace::lost)
                     + self.machine.traced.borrow().forgotten(),
+            },
+            left_out: LeftOut {
+                packets: left_out.packets,
+                events: left_out.events,
+                one_of: if self.least.is_all() { 0 } else { self.least.one_of() },
             },
         })
     }
@@ -852,6 +912,11 @@ async fn until(end: Option<Instant>) {
         Some(end) => sleep_until(end.into()).await,
         None => std::future::pending().await,
     }
+}
+
+/// That all threads of this process have used.
+fn processor_time() -> Duration {
+    Duration::try_from(clock_gettime(ClockId::ProcessCPUTime)).unwrap_or_default()
 }
 
 /// CLOCK_MONOTONIC: what the kernel stamps events with.

@@ -15,7 +15,7 @@ use crate::{
     cli::{SelectArgs, TraceArgs},
     output::{
         Report, Sink as _, SinkError, Sinks, Tally, Wish,
-        record::{Events, Journey, LostEvents, OutcomeKind, Summary},
+        record::{Events, Journey, LeftOut, LostEvents, OutcomeKind, Summary},
     },
     select::{expression::Expression, recorded::Recorded},
 };
@@ -235,6 +235,11 @@ fn add(a: Events, b: Events) -> Events {
             late: l.late.saturating_add(m.late),
             undecodable: l.undecodable.saturating_add(m.undecodable),
             nft_trace: l.nft_trace.saturating_add(m.nft_trace),
+        },
+        left_out: LeftOut {
+            packets: a.left_out.packets.saturating_add(b.left_out.packets),
+            events: a.left_out.events.saturating_add(b.left_out.events),
+            one_of: a.left_out.one_of.max(b.left_out.one_of),
         },
     }
 }

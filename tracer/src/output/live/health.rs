@@ -83,6 +83,11 @@ pub(super) fn line(health: &Health, is_paused: bool, width: u16) -> Line<'static
         facts.push((points, Style::new()));
         let rate = health.events_a_second.map_or("-".to_owned(), amount);
         facts.push((format!("{rate} ev/s"), Style::new()));
+        match standing.thinned {
+            None => {}
+            Some(1) => facts.push(("? thinned".to_owned(), DOUBT)),
+            Some(n) => facts.push((format!("? thinned, 1 of {n}"), DOUBT)),
+        }
         match lost(&standing.events.lost) {
             0 => facts.push(("lost 0".to_owned(), Style::new())),
             lost => facts.push((format!("✗ lost {}", amount(lost)), BAD)),

@@ -5,7 +5,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::param::{clock_ticks_per_second, page_size};
+use rustix::{
+    param::page_size,
+    time::{ClockId, clock_gettime},
+};
 
 /// Memory and processor time, measured now and then.
 #[derive(Debug, Default)]
@@ -21,13 +24,13 @@ impl Process {
     /// Measures.
     pub fn measure(&mut self) {
         self.memory = resident();
-        let now = processor_time().map(|used| (Instant::now(), used));
-        if let (Some((then, before)), Some((now, used))) = (self.before, now) {
+        let (now, used) = (Instant::now(), processor_time());
+        if let Some((then, before)) = self.before {
             let passed = now.duration_since(then).as_secs_f64();
             self.processor =
                 (passed > 0.0).then(|| 100.0 * used.saturating_sub(before).as_secs_f64() / passed);
         }
-        self.before = now;
+        self.before = Some((now, used));
     }
 }
 
@@ -38,14 +41,9 @@ fn resident() -> Option<u64> {
     Some(pages * page_size() as u64)
 }
 
-/// Fields 14 and 15 of `/proc/self/stat` (`utime`, `stime`): ticks, behind a name in brackets.
-fn processor_time() -> Option<Duration> {
-    let stat = fs::read_to_string("/proc/self/stat").ok()?;
-    let (_, fields) = stat.rsplit_once(')')?;
-    let mut fields = fields.split_whitespace().skip(11);
-    let mut ticks = || fields.next()?.parse::<u64>().ok();
-    let used = ticks()? + ticks()?;
-    Some(Duration::from_secs_f64(used as f64 / clock_ticks_per_second().max(1) as f64))
+/// Of all threads, since it began.
+fn processor_time() -> Duration {
+    Duration::try_from(clock_gettime(ClockId::ProcessCPUTime)).unwrap_or_default()
 }
 
 #[cfg(test)]

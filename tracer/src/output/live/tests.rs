@@ -21,7 +21,7 @@ use super::{
 };
 use crate::output::{
     Phase, Standing,
-    record::{Direction, Events, Journey, LostEvents},
+    record::{Direction, Events, Journey},
     tests,
 };
 
@@ -140,7 +140,7 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         let mut health = Health::default();
-        let events = Events { received: 12_345, lost: LostEvents::default() };
+        let events = Events { received: 12_345, ..Events::default() };
         health.standing = Some(Standing {
             selection: "--ip 10.0.100.252".to_owned(),
             phase: Phase::Tracing,
@@ -149,6 +149,7 @@ impl Bench {
             interfaces: 5,
             namespaces: 3,
             events,
+            thinned: None,
         });
         health.events_a_second = Some(1_234);
         health.process.memory = Some(38 << 20);

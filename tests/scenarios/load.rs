@@ -1,0 +1,171 @@
+//! More than can be told, or may be: what is left out is counted, and nothing of it was a drop.
+
+use std::{fs, thread, time::Duration};
+
+use anyhow::{Context, Result};
+use lab::{
+    Lab, Records, Trace,
+    pace::{patience, slowness},
+    topology::{C1, WORLD},
+    traffic::{self, Numbered, at},
+};
+use rustix::process::Signal;
+use serde_json::Value;
+
+/// The port that a rule forbids.
+const FORBIDDEN: u16 = 9999;
+/// Datagrams to it.
+const FORBIDDEN_SENT: usize = 20;
+
+fn number(of: &Value) -> u64 {
+    of.as_u64().unwrap_or_default()
+}
+
+/// Losses of all causes.
+fn lost(records: &Records) -> u64 {
+    let lost = records.summary["events"]["lost"].as_object();
+    lost.into_iter().flat_map(|lost| lost.values()).map(number).sum()
+}
+
+#[test]
+fn above_the_budget_less_is_told_but_every_packet_is_counted_and_every_drop_told() -> Result<()> {
+    let lab = Lab::standard()?;
+    lab.netns("host")?.nft("add rule inet lab fwd.lxdbr0 udp dport 9999 drop")?;
+    let (c1, world) = (lab.netns("c1")?, lab.netns("world")?);
+    let load = Numbered { flows: 10, packets: 20_000, rate: 4_000 }.paced();
+    let args = ["--ip", C1, "--proto", "udp", "--max-events", "1000"];
+    let trace = Trace::start(&lab, &args)?;
+    // The load goes on while some are sent that are dropped.
+    let arrived = thread::scope(|scope| -> Result<u64> {
+        let loaded = scope.spawn(|| load.send(c1, world, at(WORLD, 7)?));
+        let whole = load.packets * 1_000_000_000 / load.rate;
+        thread::sleep(Duration::from_nanos(whole * 3 / 4));
+        traffic::udp_send(c1, at(WORLD, FORBIDDEN)?, FORBIDDEN_SENT)?;
+        loaded.join().expect("the load did not panic")
+    })?;
+    assert_eq!(arrived, load.packets, "the lab itself lost packets");
+    let records = trace.stop(&lab)?;
+
+    assert_eq!(lost(&records), 0, "{}", records.summary);
+    // Exactly counted.
+    let left_out = &records.summary["events"]["left_out"];
+    let sent = load.packets + FORBIDDEN_SENT as u64;
+    assert_eq!(
+        records.journeys.len() as u64 + number(&left_out["packets"]),
+        sent,
+        "{}",
+        records.summary
+    );
+    assert!(number(&left_out["events"]) > 10 * load.packets, "{left_out}");
+    let one_of = number(&left_out["one_of"]);
+    assert!(one_of > 1 && one_of.is_power_of_two(), "{left_out}");
+
+    let forbidden = records.select(|j| j.record["flow"]["dport"] == FORBIDDEN);
+    assert_eq!(forbidden.len(), FORBIDDEN_SENT, "{records}");
+    for journey in forbidden {
+        assert_eq!(journey.record["outcome"]["kind"], "dropped", "{journey}");
+        assert_eq!(journey.record["outcome"]["rule"]["table"], "lab", "{journey}");
+        assert_eq!(journey.record["thinned"], true, "{journey}");
+        assert_eq!(journey.record["complete"], true, "{journey}");
+    }
+    // What is told of the others ends as it would have.
+    for journey in records.select(|j| j.record["flow"]["dport"] == 7) {
+        let kind = &journey.record["outcome"]["kind"];
+        assert!(kind == "delivered" || kind == "transmitted" || kind == "consumed", "{journey}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_trace_that_cannot_take_its_events_says_what_it_lost() -> Result<()> {
+    let lab = Lab::standard()?;
+    let load = Numbered { flows: 10, packets: 20_000, rate: 5_000 }.paced();
+    let args = ["--ip", C1, "--proto", "udp", "--ring-size", "64K"];
+    let trace = Trace::start(&lab, &args)?;
+    // Stopped and continued, again and again.
+    let arrived = thread::scope(|scope| -> Result<u64> {
+        let loaded =
+            scope.spawn(|| load.send(lab.netns("c1")?, lab.netns("world")?, at(WORLD, 7)?));
+        while !loaded.is_finished() {
+            trace.signal(Signal::STOP)?;
+            thread::sleep(Duration::from_millis(100));
+            trace.signal(Signal::CONT)?;
+            thread::sleep(patience(Duration::from_millis(100)));
+        }
+        loaded.join().expect("the load did not panic")
+    })?;
+    assert_eq!(arrived, load.packets, "the lab itself lost packets");
+    let records = trace.stop(&lab)?;
+
+    let lost = &records.summary["events"]["lost"];
+    let behind = number(&lost["behind"]);
+    assert!(behind > load.packets / 10, "{lost}");
+    // Every packet is a journey, or was not followed and is counted.
+    let journeys = records.journeys.len() as u64;
+    assert_eq!(journeys + behind + number(&lost["tracking_full"]), load.packets, "{lost}");
+    // Each event was received, or is told to be lost where it belongs.
+    let incomplete = records.select(|j| j.record["complete"] == false).len();
+    assert_eq!(incomplete > 0, number(&lost["ring_full"]) > 0, "{incomplete} {lost}");
+    Ok(())
+}
+
+#[test]
+fn limits_that_make_no_sense_are_refused_by_name() -> Result<()> {
+    let lab = Lab::standard()?;
+    for (args, told) in [
+        (["--max-cpu", "0"], "1..=100000"),
+        (["--max-events", "0"], "1000..=100000000"),
+        (["--max-events", "99999999999"], "1000..=100000000"),
+        (["--ring-size", "64"], "power of two from"),
+    ] {
+        let ended = lab::trace::run(&lab, &args)?;
+        assert_eq!(ended.status.code(), Some(2), "{args:?}: {}", ended.stderr);
+        assert!(ended.stderr.contains(told), "{args:?}: {}", ended.stderr);
+    }
+    Ok(())
+}
+
+/// Takes a processor away and gives it back, if that is possible here.
+struct Offline(&'static str);
+
+impl Offline {
+    fn take(processor: &'static str) -> Option<Self> {
+        fs::write(processor, "0").ok()?;
+        Some(Self(processor))
+    }
+}
+
+impl Drop for Offline {
+    fn drop(&mut self) {
+        let _ = fs::write(self.0, "1");
+    }
+}
+
+#[test]
+fn nothing_is_lost_when_a_processor_goes_and_comes_back() -> Result<()> {
+    // Of an emulated machine alone: others use the processors of this one.
+    if slowness() == 1 {
+        lab::notes::left_out("a processor that goes: others work on this machine");
+        return Ok(());
+    }
+    let lab = Lab::standard()?;
+    let load = Numbered { flows: 4, packets: 20_000, rate: 2_000 }.paced();
+    let trace = Trace::start(&lab, &["--ip", C1, "--proto", "udp"])?;
+    let arrived = thread::scope(|scope| -> Result<u64> {
+        let loaded =
+            scope.spawn(|| load.send(lab.netns("c1")?, lab.netns("world")?, at(WORLD, 7)?));
+        thread::sleep(patience(Duration::from_millis(300)));
+        let gone = Offline::take("/sys/devices/system/cpu/cpu1/online");
+        if gone.is_none() {
+            lab::notes::left_out("a processor that goes: there is but one, or it must stay");
+        }
+        thread::sleep(patience(Duration::from_millis(300)));
+        drop(gone);
+        loaded.join().expect("the load did not panic")
+    })?;
+    let records = trace.stop(&lab)?;
+    assert_eq!(lost(&records), 0, "{}", records.summary);
+    assert_eq!(records.journeys.len() as u64, arrived, "{}", records.summary);
+    records.summary["events"]["received"].as_u64().context("no count")?;
+    Ok(())
+}
