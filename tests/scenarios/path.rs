@@ -83,8 +83,8 @@ fn tcp_connection_with_a_megabyte() -> Result<()> {
         .iter()
         .filter_map(|journey| journey.record["length"].as_u64())
         .sum();
-    assert!(bytes > 1_000_000, "{bytes} bytes in the journeys of a megabyte");
     records.assert_nothing_lost();
+    assert!(bytes > 1_000_000, "{bytes} bytes in the journeys of a megabyte:\n{records}");
     Ok(())
 }
 

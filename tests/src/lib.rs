@@ -13,6 +13,7 @@
 
 pub mod capability;
 pub mod command;
+pub mod flood;
 pub mod frames;
 mod lab;
 mod netns;

@@ -181,6 +181,19 @@ impl Trace {
         }
     }
 
+    /// What it has used of processors so far.
+    pub fn used(&self) -> Result<Duration> {
+        cpu_time(self.pid())
+    }
+
+    /// Its resident memory, bytes.
+    pub fn memory(&self) -> Result<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid()))?;
+        let kilobytes = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kilobytes = kilobytes.and_then(|text| text.split_whitespace().next()?.parse().ok());
+        kilobytes.map(|n: u64| n << 10).context("no resident memory")
+    }
+
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);

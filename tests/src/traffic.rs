@@ -5,7 +5,6 @@ use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
     process::Command,
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -194,33 +193,4 @@ impl Numbered {
             Ok(arrived.join().unwrap_or_default())
         })
     }
-}
-
-/// Small datagrams as fast as one thread sends them, for `time`: packets a second that arrive in
-/// that time.
-pub fn udp_rate(from: &Netns, to: &Netns, address: SocketAddr, time: Duration) -> Result<f64> {
-    let server = udp_socket(to, address)?;
-    server.set_read_timeout(Some(Duration::from_millis(50)))?;
-    let client = udp_client(from, address)?;
-    let (arrived, over) = (AtomicU64::new(0), AtomicBool::new(false));
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            let mut buffer = [0; 64];
-            while !over.load(Ordering::Relaxed) {
-                if server.recv(&mut buffer).is_ok() {
-                    arrived.fetch_add(1, Ordering::Relaxed);
-                }
-            }
-        });
-        let start = Instant::now();
-        while start.elapsed() < time {
-            for _ in 0..32 {
-                // A full queue on the way is what is measured, not an error.
-                let _ = client.send(&[0; 16]);
-            }
-        }
-        let (arrived, elapsed) = (arrived.load(Ordering::Relaxed), start.elapsed());
-        over.store(true, Ordering::Relaxed);
-        Ok(arrived as f64 / elapsed.as_secs_f64())
-    })
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::Result;
 use lab::Lab;
 
-use super::{load, mode::Mode, rates::Rates};
+use super::{load, mode::Mode, rates::Rates, workload::WORKLOADS};
 
 /// Rules of a large host.
 const RULES: usize = 10_000;
@@ -49,15 +49,16 @@ pub fn measure(lab: &Lab, binary: &Path, rounds: usize) -> Result<()> {
 
 /// What remains of the rate with pathtrace attached.
 fn ratio(lab: &Lab, binary: &Path, rounds: usize) -> Result<f64> {
-    let mut rates = Rates::new(["nothing", "matching nothing"]);
+    let names = ["nothing", "matching nothing"].map(str::to_owned);
+    let mut rates = Rates::new(WORKLOADS[0], names);
     load(lab)?;
     for _ in 0..rounds {
-        rates.add(0, load(lab)?);
+        rates.add(0, &load(lab)?, None);
         let attached = Mode::matching_nothing().attach(lab, binary)?;
         // Rules are listed once at the beginning, which is not what is measured.
         attached.settle()?;
-        rates.add(1, load(lab)?);
-        attached.end()?;
+        let speed = load(lab)?;
+        rates.add(1, &speed, attached.end()?);
     }
     Ok(rates.ratio(1).unwrap_or_default())
 }

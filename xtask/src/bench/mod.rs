@@ -1,14 +1,15 @@
 //! `cargo xtask bench`: what tracing costs, measured in the lab.
 //!
-//! The same load, small UDP datagrams from c1 to the world, is run untraced, with pathtrace
-//! attached and matching nothing, with pathtrace matching every packet, and with what else people
-//! use; in turns, so that a machine that slows down slows all of them.
+//! The same loads from c1 to the world are run untraced, with pathtrace attached and matching nothing, with
+//! pathtrace matching every packet, and the first also with what else people use; in turns, so that a machine
+//! that slows down slows all of them.
 
 mod idle;
 mod mode;
 mod peer;
 mod programs;
 mod rates;
+mod workload;
 
 use std::{
     path::{Path, PathBuf},
@@ -17,9 +18,13 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
-use lab::{Lab, pace::slowness, topology::WORLD, traffic};
+use lab::{Lab, pace::slowness};
 
-use self::{mode::MODES, rates::Rates};
+use self::{
+    mode::MODES,
+    rates::Rates,
+    workload::{Speed, WORKLOADS},
+};
 use crate::{
     build, root, setup,
     vm::{self, Job, Kernel, Outcome, PassOn, quote},
@@ -28,8 +33,6 @@ use crate::{
 /// How often each is measured; in an emulated machine less often, since each takes long there.
 const ROUNDS: usize = 5;
 const ROUNDS_IN_GUEST: usize = 3;
-const ROUND: Duration = Duration::from_secs(2);
-const PORT: u16 = 7;
 
 /// What a guest has, and how long all may take in it.
 const CPUS: u32 = 2;
@@ -46,6 +49,10 @@ pub struct Bench {
     /// Only what being attached costs where there is nothing to trace, with few rules and with many
     #[arg(long)]
     idle: bool,
+    /// Another tool to compare with, run in the lab's host: its command, as 'retis collect -p …'; again for
+    /// more
+    #[arg(long = "peer", value_name = "COMMAND", conflicts_with_all = ["kernels", "idle"])]
+    peers: Vec<String>,
     /// Measure this binary here, without setting up and building: what a guest is told
     #[arg(long, hide = true)]
     binary: Option<PathBuf>,
@@ -54,13 +61,13 @@ pub struct Bench {
 /// Measures and prints.
 pub fn run(bench: &Bench) -> Result<()> {
     if let Some(binary) = &bench.binary {
-        return measure(binary, bench.idle);
+        return measure(binary, bench);
     }
     setup::run()?;
     let binary = build::run()?;
     if bench.kernels.is_empty() {
         root::become_root()?;
-        return measure(&binary, bench.idle);
+        return measure(&binary, bench);
     }
     setup::tools_to_compare_with()?;
     vm::prepare()?;
@@ -89,35 +96,40 @@ fn measure_in_guest(kernel: &Kernel, binary: &Path, idle: bool) -> Result<()> {
     }
 }
 
-fn measure(binary: &Path, only_idle: bool) -> Result<()> {
+fn measure(binary: &Path, bench: &Bench) -> Result<()> {
     let lab = Lab::standard()?;
     let rounds = if slowness() > 1 { ROUNDS_IN_GUEST } else { ROUNDS };
     // What is not measured: the machine's own beginning.
     load(&lab)?;
-    if only_idle {
+    if bench.idle {
         return idle::measure(&lab, binary, rounds);
     }
 
-    let modes: Vec<_> = MODES.iter().filter(|mode| mode.is_possible()).collect();
-    let mut all = Rates::new(modes.iter().map(|mode| mode.name));
-    for number in 1..=rounds {
-        for (index, mode) in modes.iter().enumerate() {
-            let attached = match mode.attach(&lab, binary) {
-                Ok(attached) => attached,
-                // What others need of a kernel is theirs to say; pathtrace must work.
-                Err(error) if mode.is_other() => {
-                    println!("round {number} of {rounds}: {:<34} {error:#}", mode.name);
-                    continue;
-                }
-                Err(error) => return Err(error),
-            };
-            let rate = load(&lab)?;
-            attached.end()?;
-            println!("round {number} of {rounds}: {:<34} {rate:>9.0} packets/s", mode.name);
-            all.add(index, rate);
+    let peers = mode::peers(&bench.peers)?;
+    let modes: Vec<_> = MODES.iter().chain(&peers).filter(|mode| mode.is_possible()).collect();
+    for workload in WORKLOADS {
+        let with_others = workload == WORKLOADS[0];
+        let modes: Vec<_> =
+            modes.iter().copied().filter(|mode| with_others || !mode.is_other()).collect();
+        let mut all = Rates::new(workload, modes.iter().map(|mode| mode.name.clone().into_owned()));
+        for number in 1..=rounds {
+            for (index, mode) in modes.iter().enumerate() {
+                let attached = match mode.attach(&lab, binary) {
+                    Ok(attached) => attached,
+                    // What others need of a kernel is theirs to say; pathtrace must work.
+                    Err(error) if mode.is_other() => {
+                        println!("round {number} of {rounds}: {:<34} {error:#}", mode.name);
+                        continue;
+                    }
+                    Err(error) => return Err(error),
+                };
+                let speed = workload.run(&lab)?;
+                all.add(index, &speed, attached.end()?);
+            }
+            println!("{workload}: round {number} of {rounds}");
         }
+        println!("\n{all}");
     }
-    println!("\n{all}");
     idle::measure(&lab, binary, rounds)?;
     for mode in modes.iter().filter(|mode| mode.is_pathtrace()) {
         programs::measure(&lab, binary, mode)?;
@@ -125,8 +137,7 @@ fn measure(binary: &Path, only_idle: bool) -> Result<()> {
     Ok(())
 }
 
-/// One round's packets per second.
-fn load(lab: &Lab) -> Result<f64> {
-    let address = traffic::at(WORLD, PORT)?;
-    traffic::udp_rate(lab.netns("c1")?, lab.netns("world")?, address, ROUND)
+/// Small datagrams of one flow for a round: what the rest is measured with.
+fn load(lab: &Lab) -> Result<Speed> {
+    WORKLOADS[0].run(lab)
 }

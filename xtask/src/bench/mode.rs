@@ -1,16 +1,25 @@
 //! What is attached while the load runs.
 
 use std::{
+    borrow::Cow,
     collections::BTreeSet,
+    fs::File,
+    io::{BufRead as _, BufReader},
     path::Path,
     process::{Command, Stdio},
+    time::{Duration, Instant},
 };
 
-use anyhow::Result;
-use lab::{Lab, Trace, topology::C1, trace::Output};
+use anyhow::{Context, Result, ensure};
+use lab::{Lab, Netns, Trace, topology::C1, trace::Output};
 use rustix::process::Signal;
+use serde_json::Value;
+use tempfile::NamedTempFile;
 
-use super::peer::{Peer, Ready};
+use super::{
+    peer::{Peer, Ready},
+    rates::Cost,
+};
 use crate::setup;
 
 /// An address that nobody has.
@@ -19,78 +28,111 @@ const NOBODY: &str = "192.0.2.77";
 /// What may be attached.
 pub struct Mode {
     /// As the table names it.
-    pub name: &'static str,
+    pub name: Cow<'static, str>,
     tool: Tool,
 }
 
 enum Tool {
     Nothing,
-    /// pathtrace with these arguments.
-    Pathtrace(&'static [&'static str]),
+    /// pathtrace with these arguments, and where its output goes.
+    Pathtrace(&'static [&'static str], Out),
     /// Another program with its arguments, and what it needs in nftables.
     Other {
-        command: &'static [&'static str],
+        command: Cow<'static, [Cow<'static, str>]>,
         ready: Ready,
         rule: Option<&'static str>,
     },
 }
 
+/// Where pathtrace's output goes.
+#[derive(Clone, Copy)]
+enum Out {
+    /// JSON lines to a file.
+    Json,
+    /// Text to nobody.
+    Text,
+    /// A capture file, and nothing else.
+    Capture,
+}
+
+macro_rules! pathtrace {
+    ($name:literal, $out:ident, $($arg:expr),*) => {
+        Mode { name: Cow::Borrowed($name), tool: Tool::Pathtrace(&[$($arg),*], Out::$out) }
+    };
+}
+
+macro_rules! other {
+    ($name:literal, [$($word:expr),*], $ready:expr, $rule:expr) => {
+        Mode {
+            name: Cow::Borrowed($name),
+            tool: Tool::Other {
+                command: Cow::Borrowed(&[$(Cow::Borrowed($word)),*]),
+                ready: $ready,
+                rule: $rule,
+            },
+        }
+    };
+}
+
 /// Nothing comes first: the others are compared with it.
-pub const MODES: [Mode; 9] = [
-    Mode { name: "nothing", tool: Tool::Nothing },
-    Mode { name: "pathtrace, matching nothing", tool: Tool::Pathtrace(&["--ip", NOBODY]) },
-    Mode { name: "pathtrace, matching all", tool: Tool::Pathtrace(&["--ip", C1]) },
-    Mode {
-        name: "pathtrace --nft-trace, all",
-        tool: Tool::Pathtrace(&["--ip", C1, "--nft-trace"]),
-    },
-    Mode {
-        name: "tcpdump -i any, matching nothing",
-        tool: Tool::Other {
-            command: &["tcpdump", "-i", "any", "-n", "host", NOBODY],
-            ready: Ready::Says("listening on"),
-            rule: None,
-        },
-    },
-    Mode {
-        name: "tcpdump -i any, matching all",
-        tool: Tool::Other {
-            command: &["tcpdump", "-i", "any", "-n", "host", C1],
-            ready: Ready::Says("listening on"),
-            rule: None,
-        },
-    },
-    Mode {
-        name: "nft monitor trace, matching nothing",
-        tool: Tool::Other {
-            command: &["nft", "monitor", "trace"],
-            ready: Ready::AfterAWhile,
-            rule: Some("ip saddr 192.0.2.77 meta nftrace set 1"),
-        },
-    },
-    Mode {
-        name: "nft monitor trace, matching all",
-        tool: Tool::Other {
-            command: &["nft", "monitor", "trace"],
-            ready: Ready::AfterAWhile,
-            rule: Some("ip saddr 10.0.100.252 meta nftrace set 1"),
-        },
-    },
-    Mode {
-        name: "bpftrace, two tracepoints counted",
-        tool: Tool::Other {
-            command: &[
-                "bpftrace",
-                "-e",
-                r#"BEGIN { printf("ready\n"); }
-                   tracepoint:net:net_dev_start_xmit, tracepoint:net:netif_receive_skb
-                   { @[probe] = count(); }"#,
-            ],
-            ready: Ready::Says("ready"),
-            rule: None,
-        },
-    },
+pub const MODES: [Mode; 12] = [
+    Mode { name: Cow::Borrowed("nothing"), tool: Tool::Nothing },
+    pathtrace!("pathtrace, matching nothing", Json, "--ip", NOBODY),
+    pathtrace!("pathtrace, matching all, summary", Json, "--ip", C1, "--drops"),
+    pathtrace!("pathtrace, matching all, JSON", Json, "--ip", C1),
+    pathtrace!("pathtrace, matching all, text", Text, "--ip", C1),
+    pathtrace!("pathtrace, matching all, -w", Capture, "--ip", C1),
+    pathtrace!("pathtrace --nft-trace, all, text", Text, "--ip", C1, "--nft-trace"),
+    other!(
+        "tcpdump -i any, matching nothing",
+        ["tcpdump", "-i", "any", "-n", "host", NOBODY],
+        Ready::Says("listening on"),
+        None
+    ),
+    other!(
+        "tcpdump -i any, matching all",
+        ["tcpdump", "-i", "any", "-n", "host", C1],
+        Ready::Says("listening on"),
+        None
+    ),
+    other!(
+        "nft monitor trace, matching nothing",
+        ["nft", "monitor", "trace"],
+        Ready::AfterAWhile,
+        Some("ip saddr 192.0.2.77 meta nftrace set 1")
+    ),
+    other!(
+        "nft monitor trace, matching all",
+        ["nft", "monitor", "trace"],
+        Ready::AfterAWhile,
+        Some("ip saddr 10.0.100.252 meta nftrace set 1")
+    ),
+    other!(
+        "bpftrace, two tracepoints counted",
+        [
+            "bpftrace",
+            "-e",
+            r#"BEGIN { printf("ready\n"); }
+               tracepoint:net:net_dev_start_xmit, tracepoint:net:netif_receive_skb
+               { @[probe] = count(); }"#
+        ],
+        Ready::Says("ready"),
+        None
+    ),
 ];
+
+/// Other tools, by their commands.
+pub fn peers(commands: &[String]) -> Result<Vec<Mode>> {
+    let peer = |command: &String| {
+        let words: Vec<_> = command.split_whitespace().map(|w| Cow::Owned(w.to_owned())).collect();
+        let program = words.first().context("a peer without a command")?;
+        ensure!(setup::find(program).is_some(), "{program} is not there to be compared with");
+        let tool =
+            Tool::Other { command: Cow::Owned(words), ready: Ready::AfterAWhile, rule: None };
+        Ok(Mode { name: Cow::Owned(command.clone()), tool })
+    };
+    commands.iter().map(peer).collect()
+}
 
 impl Mode {
     /// pathtrace attached, and no packet for it.
@@ -101,7 +143,7 @@ impl Mode {
     /// Whether the program is installed.
     pub fn is_possible(&self) -> bool {
         match &self.tool {
-            Tool::Nothing | Tool::Pathtrace(_) => true,
+            Tool::Nothing | Tool::Pathtrace(..) => true,
             Tool::Other { command, .. } => {
                 command.first().is_some_and(|c| setup::find(c).is_some())
             }
@@ -110,7 +152,7 @@ impl Mode {
 
     /// Whether it is pathtrace.
     pub fn is_pathtrace(&self) -> bool {
-        matches!(self.tool, Tool::Pathtrace(_))
+        matches!(self.tool, Tool::Pathtrace(..))
     }
 
     /// Whether it is another tool.
@@ -123,16 +165,76 @@ impl Mode {
         let host = lab.netns("host")?;
         match &self.tool {
             Tool::Nothing => Ok(Attached::Nothing),
-            Tool::Pathtrace(args) => {
-                let mut command = Command::new(binary);
-                command.args(*args).args(["-o", "text"]);
-                Trace::spawn(host, command, Output::To(Stdio::null())).map(Attached::Pathtrace)
+            Tool::Pathtrace(args, out) => {
+                Traced::start(host, binary, args, *out).map(Attached::Pathtrace)
             }
             Tool::Other { command, ready, rule } => {
-                Peer::start(host, command, ready, *rule).map(Attached::Other)
+                let command: Vec<&str> = command.iter().map(Cow::as_ref).collect();
+                Peer::start(host, &command, ready, *rule).map(Attached::Other)
             }
         }
     }
+}
+
+/// pathtrace, attached.
+pub struct Traced {
+    trace: Trace,
+    /// What it writes.
+    output: NamedTempFile,
+    out: Out,
+    began: Instant,
+    /// What it took to attach.
+    used: Duration,
+}
+
+impl Traced {
+    fn start(host: &Netns, binary: &Path, args: &[&str], out: Out) -> Result<Self> {
+        let output = NamedTempFile::new()?;
+        let mut command = Command::new(binary);
+        let stdout = match out {
+            Out::Json => {
+                command.args(["-o", "json"]);
+                Stdio::from(output.reopen()?)
+            }
+            Out::Text => {
+                command.args(["-o", "text"]);
+                Stdio::null()
+            }
+            Out::Capture => {
+                command.args(["-o", "none", "-w"]).arg(output.path());
+                Stdio::null()
+            }
+        };
+        command.args(args);
+        let trace = Trace::spawn(host, command, Output::To(stdout))?;
+        let used = trace.used()?;
+        Ok(Self { trace, output, out, began: Instant::now(), used })
+    }
+
+    /// Ends it as Ctrl-C does: what it took since it was attached.
+    fn end(self) -> Result<Cost> {
+        let used = self.trace.used()?.saturating_sub(self.used);
+        let processor = used.as_secs_f64() / self.began.elapsed().as_secs_f64();
+        let memory = self.trace.memory()?;
+        self.trace.signal(Signal::INT)?;
+        let ended = self.trace.wait()?;
+        ensure!(ended.status.success(), "pathtrace: {}", ended.stderr);
+        let events = match self.out {
+            Out::Json => Some(events(self.output.path())?),
+            Out::Text | Out::Capture => None,
+        };
+        Ok(Cost { processor, memory, events })
+    }
+}
+
+/// Events received, lost and left out, by the summary at the end of a file.
+fn events(file: &Path) -> Result<[u64; 3]> {
+    let last = BufReader::new(File::open(file)?).lines().map_while(Result::ok).last();
+    let summary: Value = serde_json::from_str(&last.context("no summary")?)?;
+    let number = |value: &Value| value.as_u64().unwrap_or(0);
+    let events = &summary["events"];
+    let lost = events["lost"].as_object().context("no losses")?.values().map(number).sum();
+    Ok([number(&events["received"]), lost, number(&events["left_out"]["events"])])
 }
 
 /// What is attached.
@@ -140,28 +242,25 @@ pub enum Attached<'a> {
     /// Nothing.
     Nothing,
     /// pathtrace.
-    Pathtrace(Trace),
+    Pathtrace(Traced),
     /// Another tool.
     Other(Peer<'a>),
 }
 
 impl Attached<'_> {
-    /// Ends it as Ctrl-C does.
-    pub fn end(self) -> Result<()> {
+    /// Ends it as Ctrl-C does; what it took, of pathtrace.
+    pub fn end(self) -> Result<Option<Cost>> {
         match self {
-            Attached::Nothing => Ok(()),
-            Attached::Pathtrace(trace) => {
-                trace.signal(Signal::INT)?;
-                trace.wait().map(drop)
-            }
-            Attached::Other(peer) => peer.end(),
+            Attached::Nothing => Ok(None),
+            Attached::Pathtrace(traced) => traced.end().map(Some),
+            Attached::Other(peer) => peer.end().map(|()| None),
         }
     }
 
     /// Waits until pathtrace has nothing to do but to wait for packets.
     pub fn settle(&self) -> Result<()> {
         match self {
-            Attached::Pathtrace(trace) => trace.settle(),
+            Attached::Pathtrace(traced) => traced.trace.settle(),
             Attached::Nothing | Attached::Other(_) => Ok(()),
         }
     }
@@ -169,7 +268,7 @@ impl Attached<'_> {
     /// Ids of pathtrace's BPF programs; none of another's.
     pub fn programs(&self) -> BTreeSet<u32> {
         match self {
-            Attached::Pathtrace(trace) => trace.programs(),
+            Attached::Pathtrace(traced) => traced.trace.programs(),
             Attached::Nothing | Attached::Other(_) => BTreeSet::new(),
         }
     }
