@@ -142,7 +142,7 @@ impl Drop for Offline {
 }
 
 #[test]
-fn nothing_is_lost_when_a_processor_goes_and_comes_back() -> Result<()> {
+fn a_processor_goes_and_comes_back_and_nothing_is_lost() -> Result<()> {
     // Of an emulated machine alone: others use the processors of this one.
     if slowness() == 1 {
         lab::notes::left_out("a processor that goes: others work on this machine");

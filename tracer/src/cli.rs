@@ -109,9 +109,10 @@ pub struct TraceArgs {
     #[arg(long, conflicts_with = "read", help_heading = "Rules")]
     pub nft_trace: bool,
 
-    /// Size of the buffer between kernel and pathtrace: a power of two, e.g. 16M
-    #[arg(long, value_name = "BYTES", default_value = "16M", value_parser = ring_size, help_heading = "Limits")]
-    pub ring_size: u32,
+    /// Size of the buffer between kernel and pathtrace: a power of two [default: 16M, or 64M where whole
+    /// packets are captured]
+    #[arg(long, value_name = "BYTES", value_parser = ring_size, help_heading = "Limits")]
+    pub ring_size: Option<u32>,
 
     /// Above so many events a second tell less: first not the middle of journeys, then only some packets;
     /// drops are always told

@@ -294,7 +294,7 @@ impl<'a> Trace<'a> {
             expression: selection.expression.as_deref().map(Code::of).transpose()?,
             snaplen: sinks::snaplen(args, is_viewed),
             capture_everywhere: sinks::captures_everywhere(args),
-            ring_bytes: args.ring_size,
+            ring_bytes: sinks::ring_bytes(args, is_viewed),
             tracked: TRACKED,
             mechanisms: Mechanisms::only(&args.mechanism),
         };

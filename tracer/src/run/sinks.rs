@@ -124,6 +124,13 @@ pub(super) fn snaplen(args: &TraceArgs, is_viewed: bool) -> u32 {
     })
 }
 
+/// Bytes of the ring buffer: a large segment takes 64 KiB of it at each device, and they come in bursts.
+pub(super) fn ring_bytes(args: &TraceArgs, is_viewed: bool) -> u32 {
+    const SMALL: u32 = 16 << 20;
+    let has_segments = snaplen(args, is_viewed) > 2048;
+    args.ring_size.unwrap_or(if has_segments { 4 * SMALL } else { SMALL })
+}
+
 /// Whether they are captured at every point, not only at tc.
 pub(super) fn captures_everywhere(args: &TraceArgs) -> bool {
     let all = args.files.write.is_some() && args.hops == cli::Hops::All;
