@@ -1,12 +1,15 @@
 //! More than can be told, or may be: what is left out is counted, and nothing of it was a drop.
 
-use std::{fs, thread, time::Duration};
+use std::{
+    fs, thread,
+    time::{Duration, Instant},
+};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use lab::{
     Lab, Records, Trace,
     pace::{patience, slowness},
-    topology::{C1, WORLD},
+    topology::{self, C1, WORLD},
     traffic::{self, Numbered, at},
 };
 use rustix::process::Signal;
@@ -122,6 +125,84 @@ fn limits_that_make_no_sense_are_refused_by_name() -> Result<()> {
         assert_eq!(ended.status.code(), Some(2), "{args:?}: {}", ended.stderr);
         assert!(ended.stderr.contains(told), "{args:?}: {}", ended.stderr);
     }
+    Ok(())
+}
+
+/// What a trace holds of the machine.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Held {
+    descriptors: usize,
+    links: usize,
+    programs: usize,
+}
+
+impl Held {
+    fn by(trace: &Trace) -> Result<Self> {
+        Ok(Self {
+            descriptors: trace.descriptors()?,
+            links: trace.links().len(),
+            programs: trace.programs().len(),
+        })
+    }
+
+    /// Waits until no more than this is held.
+    fn is_let_go(&self, trace: &Trace) -> Result<()> {
+        let start = Instant::now();
+        loop {
+            let now = Self::by(trace)?;
+            if now.descriptors <= self.descriptors
+                && now.links <= self.links
+                && now.programs <= self.programs
+            {
+                return Ok(());
+            }
+            ensure!(
+                start.elapsed() < patience(Duration::from_secs(20)),
+                "{now:?} is held, and was {self:?} before"
+            );
+            thread::sleep(Duration::from_millis(100));
+        }
+    }
+}
+
+/// Containers that come and go, rules that change, packets by the ten thousand.
+#[test]
+fn churn_leaves_nothing_in_a_trace() -> Result<()> {
+    const ROUNDS: usize = 8;
+    /// What allocators keep for themselves is not the same each time.
+    const NOISE: u64 = 24 << 20;
+    let mut lab = Lab::standard()?;
+    let trace = Trace::start(&lab, &["--ip", "10.0.100.0/24", "--drops"])?;
+    let load = Numbered { flows: 50, packets: 5_000, rate: 5_000 }.paced();
+    let mut before: Option<(Held, u64)> = None;
+    for round in 0..ROUNDS {
+        let name = format!("k{round}");
+        let v4 = format!("10.0.100.{}", 100 + round);
+        topology::container(&mut lab, &name, &v4, &format!("fd00:100::{:x}", 0x100 + round))?;
+        let host = lab.netns("host")?;
+        host.nft(&format!("add rule inet lab fwd.lxdbr0 ip saddr {v4} udp dport 9999 drop"))?;
+        traffic::udp_send(lab.netns(&name)?, at(WORLD, FORBIDDEN)?, 5)?;
+        load.send(lab.netns(&name)?, lab.netns("world")?, at(WORLD, 7)?)?;
+        traffic::tcp(lab.netns(&name)?, lab.netns("world")?, at(WORLD, 8080)?, 100_000)?;
+        lab.delete(&name)?;
+        match &before {
+            // The first two make what is kept for all.
+            None if round == 1 => {
+                thread::sleep(patience(Duration::from_secs(2)));
+                before = Some((Held::by(&trace)?, trace.memory()?));
+            }
+            None => {}
+            Some((held, _)) => held.is_let_go(&trace)?,
+        }
+    }
+    let (_, memory) = before.context("no round")?;
+    let grown = trace.memory()?.saturating_sub(memory);
+    assert!(grown < NOISE, "{grown} bytes more than after the second of {ROUNDS} rounds");
+    let records = trace.stop(&lab)?;
+    assert_eq!(lost(&records), 0, "{}", records.summary);
+    // Each by the rule that was added last.
+    let dropped = records.select(|j| j.record["flow"]["dport"] == FORBIDDEN);
+    assert_eq!(dropped.len(), 5 * ROUNDS, "{records}");
     Ok(())
 }
 

@@ -181,6 +181,11 @@ impl Trace {
         }
     }
 
+    /// How many descriptors it has open.
+    pub fn descriptors(&self) -> Result<usize> {
+        Ok(fs::read_dir(format!("/proc/{}/fd", self.pid()))?.count())
+    }
+
     /// What it has used of processors so far.
     pub fn used(&self) -> Result<Duration> {
         cpu_time(self.pid())
