@@ -98,8 +98,14 @@ fn a_trace_that_cannot_take_its_events_says_what_it_lost() -> Result<()> {
         loaded.join().expect("the load did not panic")
     })?;
     assert_eq!(arrived, load.packets, "the lab itself lost packets");
-    let records = trace.stop(&lab)?;
+    // The summary may be hours away: it is said within a second or so.
+    thread::sleep(patience(Duration::from_millis(1500)));
+    trace.signal(Signal::INT)?;
+    let ended = trace.wait()?;
+    let records = ended.records(&lab)?;
 
+    let said = "packets not followed: events came faster than they were taken";
+    assert!(ended.stderr.contains(said), "{}", ended.stderr);
     let lost = &records.summary["events"]["lost"];
     let behind = number(&lost["behind"]);
     assert!(behind > load.packets / 10, "{lost}");

@@ -27,7 +27,7 @@ pub use live::{
 pub(crate) use path::{details, place};
 pub use report::Report;
 pub use tally::Tally;
-pub use text::{Hops, Text, use_colour};
+pub use text::{Hops, Text, losses, use_colour};
 
 use std::{io, sync::Arc};
 

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::{
-    record::{Events, LostEvents, MissingPoint, Record, Start, WatchedPoint},
+    record::{Events, LeftOut, LostEvents, MissingPoint, Record, Start, WatchedPoint},
     *,
 };
 use crate::{
@@ -640,6 +640,29 @@ fn the_summary_counts_and_tells_losses() {
   3 events lost: the ring buffer was full
 "
     );
+}
+
+#[test]
+fn the_summary_tells_what_was_left_out() {
+    let left_out = LeftOut { packets: 19, events: 812, one_of: 64 };
+    let summary = Tally::default().summary(5, Events { left_out, ..Events::default() });
+    let mut out = Text::new(Vec::new(), Hops::Main, false);
+    out.summary(&summary).unwrap();
+    let text = String::from_utf8(out.into_inner()).unwrap();
+    assert!(
+        text.ends_with(
+            "  812 events left out: more than may be (--max-events, --max-cpu)
+  19 packets not told, none of them dropped: 1 of 64 was, at the least
+"
+        ),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_journey_that_lacks_hops_on_purpose_says_so() {
+    let journey = record::Journey { thinned: true, ..dropped() };
+    assert!(text(Hops::Main, &journey).contains("thinned: hops are left out"), "{journey:?}");
 }
 
 #[test]

@@ -231,18 +231,8 @@ impl<W: Write> Sink for Text<W> {
         {
             writeln!(self.out, "  {doubt}{count} {what}{doubt:#}")?;
         }
-        let LeftOut { packets, events, one_of } = summary.events.left_out;
-        if events > 0 {
-            writeln!(
-                self.out,
-                "  {doubt}{events} events left out{doubt:#}: more than may be (--max-events, --max-cpu)"
-            )?;
-        }
-        if packets > 0 {
-            writeln!(
-                self.out,
-                "  {doubt}{packets} packets not told, none of them dropped{doubt:#}: 1 of {one_of} was, at the least"
-            )?;
+        for (count, what) in left_out(&summary.events.left_out) {
+            writeln!(self.out, "  {doubt}{count} {what}{doubt:#}")?;
         }
         if self.latency {
             write!(self.out, "{}", latency::Table(&summary.latency))?;
@@ -255,8 +245,21 @@ impl<W: Write> Sink for Text<W> {
     }
 }
 
+/// What was left out on purpose, and in which words that is told.
+pub(super) fn left_out(left_out: &LeftOut) -> impl Iterator<Item = (u64, String)> {
+    let LeftOut { packets, events, one_of } = *left_out;
+    let both = [
+        (events, "events left out: more than may be (--max-events, --max-cpu)".to_owned()),
+        (
+            packets,
+            format!("packets not told, none of them dropped: 1 of {one_of} was, at the least"),
+        ),
+    ];
+    both.into_iter().filter(|(count, _)| *count != 0)
+}
+
 /// What was lost, and in which words that is told.
-pub(super) fn losses(lost: &LostEvents) -> [(u64, &'static str); 10] {
+pub fn losses(lost: &LostEvents) -> [(u64, &'static str); 10] {
     [
         (lost.ring_full, "events lost: the ring buffer was full"),
         (lost.tracking_full, "packets not followed: the table of followed packets was full"),

@@ -48,7 +48,7 @@ use crate::{
     },
     journey::{Assembler, Chronicle, Journey, Limits},
     output::{
-        Builder, Clock, Phase, Sink as _, SinkError, Sinks, Standing, Tally, Wish,
+        Builder, Clock, Phase, Sink as _, SinkError, Sinks, Standing, Tally, Wish, losses,
         record::{
             Detail, Events, LeftOut, LostEvents, MissingPoint, OutcomeKind, Start, WatchedPoint,
         },
@@ -273,6 +273,8 @@ struct Trace<'a> {
     budget: Budget,
     /// When the least was told.
     least: Level,
+    /// What was lost when that was said last.
+    lost: LostEvents,
     /// Packets of which nothing was told when the table was last cleared of them.
     untold: u64,
     dump: Option<Dump>,
@@ -359,6 +361,7 @@ impl<'a> Trace<'a> {
                 processor: args.max_cpu.into(),
             }),
             least: Level::default(),
+            lost: LostEvents::default(),
             untold: 0,
             dump: args.dump_events.as_deref().map(Dump::create).transpose()?,
             probes,
@@ -426,9 +429,13 @@ impl<'a> Trace<'a> {
                         self.tables.forget_learned(monotonic().saturating_sub(LEARNED_IDLE));
                         self.forget_untold()?;
                     }
-                    if self.is_viewed && Instant::now() >= next_tell {
+                    if Instant::now() >= next_tell {
                         next_tell = Instant::now() + TELL;
-                        self.tell(Phase::Tracing)?;
+                        if self.is_viewed {
+                            self.tell(Phase::Tracing)?;
+                        } else {
+                            self.tell_losses()?;
+                        }
                     }
                 }
             }
@@ -503,6 +510,18 @@ impl<'a> Trace<'a> {
         if untold > self.untold {
             self.untold = untold;
             self.tables.forget_untold(monotonic(), UNTOLD_FOR);
+        }
+        Ok(())
+    }
+
+    /// Says what was lost since it was said last: the summary may be hours away.
+    fn tell_losses(&mut self) -> anyhow::Result<()> {
+        let lost = self.event_counts()?.lost;
+        let before = std::mem::replace(&mut self.lost, lost);
+        for ((now, what), (before, _)) in losses(&lost).into_iter().zip(losses(&before)) {
+            if now > before {
+                log::warn!("{} {what}", now - before);
+            }
         }
         Ok(())
     }

@@ -18,7 +18,7 @@ use super::{
     screen::{Areas, Over, Pane, SECOND, Screen},
     theme::{BAD, DOUBT, FAINT, STRONG},
 };
-use crate::output::text::losses;
+use crate::output::text::{left_out, losses};
 
 /// The least that all panes have room in.
 const ALL_PANES: (u16, u16) = (80, 24);
@@ -246,6 +246,10 @@ fn log_lines(health: &Health, width: u16) -> Vec<Line<'static>> {
         lines.extend(wrap(&text, width).into_iter().map(Line::raw));
         for (count, what) in losses(&standing.events.lost).into_iter().filter(|(n, _)| *n != 0) {
             lines.extend(wrap(&format!("✗ {count} {what}"), width).into_iter().map(bad));
+        }
+        for (count, what) in left_out(&standing.events.left_out) {
+            let doubt = |line| Line::styled(line, DOUBT);
+            lines.extend(wrap(&format!("? {count} {what}"), width).into_iter().map(doubt));
         }
     }
     if health.refused > 0 {

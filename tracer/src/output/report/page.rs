@@ -95,6 +95,11 @@ fn head(start: Option<&Start>, summary: &Summary) -> Markup {
                 }
             }
         }
+        ul .losses {
+            @for (count, what) in text::left_out(&summary.events.left_out) {
+                li { (count) " " (what) }
+            }
+        }
     }
 }
 
