@@ -522,3 +522,37 @@ fn what_is_no_file_of_ours_is_refused_with_a_reason() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn a_report_is_one_page_that_needs_nothing_else() -> Result<()> {
+    let lab = Lab::standard()?;
+    lab.netns("host")?.nft("add rule inet lab fwd.lxdbr0 udp dport 9999 drop")?;
+    let dir = tempfile::tempdir()?;
+    let (file, page) = (dir.path().join("a.pcapng"), dir.path().join("a.html"));
+    let trace = record(&lab, &file, &["--ip", C1, "--proto", "icmp", "--proto", "udp"])?;
+    a_ping_and_a_drop(&lab)?;
+    trace.stop(&lab)?;
+    let report = |from: &Path, to: &Path| {
+        Command::new(binary()?).arg("report").arg(from).arg("-o").arg(to).output().context("report")
+    };
+
+    let ended = report(&file, &page)?;
+    assert!(ended.status.success() && ended.stderr.is_empty(), "{ended:?}");
+    let html = fs::read_to_string(&page)?;
+    let c1 = lab.netns("c1")?.name();
+    for told in [c1, WORLD, "NETFILTER_DROP", "inet lab fwd.lxdbr0", "<svg"] {
+        assert!(html.contains(told), "no {told:?} in {html}");
+    }
+    // Whatever a browser would fetch.
+    for fetched in ["src=", "<link", "@import", "url(http", "href=\"http"] {
+        assert!(!html.contains(fetched), "{fetched:?} in {html}");
+    }
+    assert_eq!(fs::metadata(&page)?.permissions().mode() & 0o777, 0o600);
+
+    let absent = report(&dir.path().join("absent"), &page)?;
+    assert_eq!(absent.status.code(), Some(1), "{absent:?}");
+    let told = String::from_utf8_lossy(&absent.stderr).into_owned();
+    assert!(told.lines().count() == 1 && told.contains("absent"), "{told}");
+    assert_eq!(fs::read_to_string(&page)?, html, "a page that was there was harmed");
+    Ok(())
+}

@@ -1,10 +1,10 @@
 //! The live view, in a real terminal.
 
-use std::{fs, thread, time::Duration};
+use std::{fs, process::Command, thread, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use lab::{
-    Lab, command,
+    Lab, Trace, command,
     pace::patience,
     terminal::Terminal,
     topology::{C1, C2, WORLD},
@@ -17,6 +17,15 @@ const AS_BEFORE: &str = "0 0 1";
 
 /// The view in the lab's host, at work, beside a shell that tells how it ended.
 fn open(lab: &Lab, args: &str, columns: u16, lines: u16) -> Result<Terminal> {
+    let terminal = show(lab, args, columns, lines)?;
+    terminal.wait("points, and not attaching", |picture| {
+        picture.contains(" points ") && !picture.contains("attaching")
+    })?;
+    Ok(terminal)
+}
+
+/// The view in the lab's host, as soon as it is called.
+fn show(lab: &Lab, args: &str, columns: u16, lines: u16) -> Result<Terminal> {
     let terminal = Terminal::open(lab.netns("host")?, columns, lines)?;
     terminal.wait_for("$")?;
     let pathtrace = binary()?;
@@ -25,9 +34,6 @@ fn open(lab: &Lab, args: &str, columns: u16, lines: u16) -> Result<Terminal> {
         "stty -g > {before}; {} {args}; echo status-$?; stty -g > {after}",
         pathtrace.display()
     ))?;
-    terminal.wait("points, and not attaching", |picture| {
-        picture.contains(" points ") && !picture.contains("attaching")
-    })?;
     Ok(terminal)
 }
 
@@ -133,6 +139,48 @@ fn a_signal_gives_the_terminal_back() -> Result<()> {
     let pid = traced.with_context(|| format!("no pathtrace among {pids}"))?;
     command::run("kill", &["-TERM", pid])?;
     assert_restored(&lab, &terminal)
+}
+
+#[test]
+fn a_capture_file_is_looked_at_and_a_flow_of_it_exported() -> Result<()> {
+    let lab = Lab::standard()?;
+    lab.netns("host")?.nft("add rule inet lab fwd.lxdbr0 udp dport 9999 drop")?;
+    let dir = tempfile::tempdir()?;
+    let text = |name: &str| dir.path().join(name).display().to_string();
+    let (file, flow) = (text("a.pcapng"), text("flow.pcapng"));
+    let trace =
+        Trace::start(&lab, &["-w", &file, "--ip", C1, "--proto", "icmp", "--proto", "udp"])?;
+    traffic::ping(lab.netns("c1")?, WORLD, 2)?;
+    traffic::udp_send(lab.netns("c1")?, at(WORLD, 9999)?, 3)?;
+    trace.stop(&lab)?;
+
+    let terminal = show(&lab, &format!("-o tui -r {file}"), 120, 30)?;
+    terminal.wait("both flows", |picture| {
+        picture.contains("from a file") && picture.contains("icmp") && picture.contains(":9999")
+    })?;
+    terminal.text("d")?;
+    terminal.wait_for("✗ 3 dropped: NETFILTER_DROP")?;
+    terminal.text("w")?;
+    terminal.wait_for(".pcapng")?;
+    terminal.keys(&["C-u"])?;
+    terminal.line(&flow)?;
+    terminal.wait("the file", |_| fs::exists(&flow).unwrap_or(false))?;
+    terminal.text("q")?;
+    assert_restored(&lab, &terminal)?;
+
+    // The flow alone, as it was.
+    let journeys = |file: &str| -> Result<Vec<String>> {
+        let output = Command::new(binary()?).args(["-o", "json", "-r", file]).output()?;
+        ensure!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+        let lines = String::from_utf8(output.stdout)?;
+        let journeys = lines.lines().filter(|line| line.contains(r#""type":"journey""#));
+        Ok(journeys.map(str::to_owned).collect())
+    };
+    let of_flow: Vec<_> =
+        journeys(&file)?.into_iter().filter(|line| line.contains(r#""dport":9999"#)).collect();
+    assert_eq!(of_flow.len(), 3, "{of_flow:?}");
+    assert_eq!(journeys(&flow)?, of_flow);
+    Ok(())
 }
 
 #[test]
