@@ -16,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use lab::{Lab, pace::slowness};
 
@@ -53,6 +53,9 @@ pub struct Bench {
     /// more
     #[arg(long = "peer", value_name = "COMMAND", conflicts_with_all = ["kernels", "idle"])]
     peers: Vec<String>,
+    /// Only how many events a second one core takes and writes: from memory, with nothing attached
+    #[arg(long, conflicts_with_all = ["kernels", "idle"])]
+    consumer: bool,
     /// Measure this binary here, without setting up and building: what a guest is told
     #[arg(long, hide = true)]
     binary: Option<PathBuf>,
@@ -62,6 +65,9 @@ pub struct Bench {
 pub fn run(bench: &Bench) -> Result<()> {
     if let Some(binary) = &bench.binary {
         return measure(binary, bench);
+    }
+    if bench.consumer {
+        return consumer();
     }
     setup::run()?;
     let binary = build::run()?;
@@ -75,6 +81,16 @@ pub fn run(bench: &Bench) -> Result<()> {
         println!("\n{}", kernel.release());
         measure_in_guest(&kernel, &binary, bench.idle)?;
     }
+    Ok(())
+}
+
+/// Has criterion measure what user space makes of events.
+fn consumer() -> Result<()> {
+    let status = build::cargo()
+        .args(["bench", "--package", "tracer", "--bench", "consumer"])
+        .status()
+        .context("cargo did not start")?;
+    ensure!(status.success(), "it was not measured; what cargo says is above");
     Ok(())
 }
 
