@@ -6,8 +6,9 @@
 pub mod recording;
 pub mod wire;
 
-use std::net::IpAddr;
+use std::{net::IpAddr, num::NonZeroU32};
 
+use compact_str::CompactString;
 use serde::{Deserialize, Serialize};
 use tracer_common::{
     event::{family, is_icmp_error},
@@ -313,7 +314,7 @@ pub struct Consumer {
     /// the location is a socket's read.
     pub pid: u32,
     /// Its command name.
-    pub comm: String,
+    pub comm: CompactString,
 }
 
 /// What was seen, with what only that point can tell.
@@ -372,7 +373,7 @@ pub enum What {
         /// Where.
         hook: InHook,
         /// Who.
-        by: Decider,
+        by: Box<Decider>,
         /// What.
         verdict: Verdict,
     },
@@ -418,23 +419,23 @@ pub enum What {
     /// `qdisc_enqueue`.
     QdiscEnqueue {
         /// Kind, as `tc qdisc` names it.
-        kind: String,
+        kind: CompactString,
         /// Handle, major number in the upper 16 bits.
         handle: u32,
     },
     /// `qdisc_dequeue`.
     QdiscDequeue {
         /// Kind, as `tc qdisc` names it.
-        kind: String,
+        kind: CompactString,
         /// Handle, major number in the upper 16 bits.
         handle: u32,
     },
     /// `socket`.
     Socket {
         /// Process that read it, in the initial PID namespace.
-        pid: Option<u32>,
+        pid: Option<NonZeroU32>,
         /// Its command name.
-        comm: Option<String>,
+        comm: Option<CompactString>,
     },
     /// `drop`.
     Drop {
@@ -449,9 +450,12 @@ pub enum What {
     Consume {
         /// Of a packet that a stack or a socket had taken: who was done with it, where that is told.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        by: Option<Consumer>,
+        by: Option<Box<Consumer>>,
     },
 }
+
+// Events wait in their thousands: what is larger than this, and rare, is boxed.
+const _: () = assert!(size_of::<What>() <= 32);
 
 impl What {
     /// The point that reports this.

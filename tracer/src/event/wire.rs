@@ -1,8 +1,12 @@
 //! Ring-buffer records → [`Event`]s. The layout is `tracer_common::event`.
 
-use std::net::{IpAddr, Ipv6Addr};
+use std::{
+    net::{IpAddr, Ipv6Addr},
+    num::NonZeroU32,
+};
 
 use bytes::Bytes;
+use compact_str::CompactString;
 use tracer_common::{
     event::{
         self as raw, Tuple, decider, detail::Detail as _, family, flags, link, origin, verdict,
@@ -138,8 +142,8 @@ fn what(e: &raw::Event, behind: &[u8]) -> Result<What, WireError> {
         Point::TcEgress => What::TcEgress,
         Point::Consume => {
             let d = raw::detail::Consume::from_wire(&e.detail);
-            let by = Consumer { location: d.location, pid: d.pid, comm: text(&d.comm) };
-            What::Consume { by: (d.location != 0).then_some(by) }
+            let by = || Consumer { location: d.location, pid: d.pid, comm: text(&d.comm) };
+            What::Consume { by: (d.location != 0).then(|| Box::new(by())) }
         }
         Point::BridgeRx => What::BridgeRx,
         Point::BridgeForward => What::BridgeForward,
@@ -200,7 +204,7 @@ fn what(e: &raw::Event, behind: &[u8]) -> Result<What, WireError> {
         Point::Socket => {
             let d = raw::detail::Socket::from_wire(&e.detail);
             What::Socket {
-                pid: (d.pid != 0).then_some(d.pid),
+                pid: NonZeroU32::new(d.pid),
                 comm: (d.comm[0] != 0).then(|| text(&d.comm)),
             }
         }
@@ -226,7 +230,7 @@ fn hook_event(e: &raw::Event) -> Result<What, WireError> {
         let unknown = WireError::UnknownVerdict { decider: d.decider, verdict: d.verdict };
         return Ok(What::Verdict {
             hook: in_hook(d.hook)?,
-            by: decided_by(&d).ok_or(unknown)?,
+            by: Box::new(decided_by(&d).ok_or(unknown)?),
             verdict: verdict_of(d.verdict).ok_or(unknown)?,
         });
     }
@@ -287,7 +291,7 @@ fn decided_by(d: &raw::detail::Verdict) -> Option<Decider> {
     };
     let legacy = |family| Decider::Legacy {
         family,
-        table: text(&d.table),
+        table: text(&d.table).into_string(),
         rule: (d.rule != 0).then_some(d.rule),
     };
     Some(match d.decider {
@@ -347,7 +351,7 @@ fn address(bytes: [u8; 16], family: u8) -> IpAddr {
     }
 }
 
-fn text(padded: &[u8]) -> String {
+fn text(padded: &[u8]) -> CompactString {
     let end = padded.iter().position(|b| *b == 0).unwrap_or(padded.len());
-    String::from_utf8_lossy(&padded[..end]).into_owned()
+    CompactString::from_utf8_lossy(&padded[..end])
 }

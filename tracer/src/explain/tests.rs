@@ -151,10 +151,11 @@ fn rule(table: &str, handle: Option<u64>, text: Option<&str>) -> Decision {
 fn seen(verdict: Verdict) -> What {
     let rule = RuleOrPolicy::Rule(12);
     let by = Decider::Nftables { table: 7, chain: 1, rule };
-    What::Verdict { hook: hook(Hook::Forward, 2), by, verdict }
+    What::Verdict { hook: hook(Hook::Forward, 2), by: Box::new(by), verdict }
 }
 
 fn by(by: Decider) -> Packet {
+    let by = Box::new(by);
     let verdict = What::Verdict { hook: hook(Hook::Forward, 2), by, verdict: Verdict::Drop };
     let at = Some(hook(Hook::Forward, 2));
     query().see(enter(Hook::Forward)).see(verdict).see(drop(12, at))

@@ -5,10 +5,12 @@
 //! difference, and a journey costs its events, nothing more.
 
 use std::{
-    collections::{BTreeSet, HashMap, hash_map::Entry},
+    collections::{BTreeSet, hash_map::Entry},
+    mem,
     num::NonZeroUsize,
 };
 
+use foldhash::{HashMap, HashMapExt as _};
 use lru::LruCache;
 
 use super::{
@@ -17,6 +19,7 @@ use super::{
     fragments::{Datagram, Fragments},
     hops::{End, Path},
     is_delivery,
+    sightings::{Seen, Sightings},
 };
 use crate::event::{Headers, Hook, HookFamily, Origin, PacketId, Place, What};
 
@@ -56,6 +59,9 @@ const WITH_PORTS: [u8; 5] = [6, 17, 33, 132, 136];
 /// Most events of one packet; one that has more goes in circles.
 const EVENTS_OF_A_PACKET: usize = 4096;
 
+/// Most journeys that have ended whose memory is kept for others.
+const SPARE: usize = 1024;
+
 /// What an [`Assembler`] has seen and given up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -83,7 +89,9 @@ pub struct Counts {
 pub struct Assembler<B = ()> {
     limits: Limits,
     benign: B,
-    making: HashMap<PacketId, Making>,
+    making: HashMap<PacketId, Box<Making>>,
+    /// What journeys that have ended leave to others: their memory.
+    spare: Vec<Sightings>,
     /// When to look at each journey in the making: its deadline when it was last scheduled,
     /// which is never later than the deadline it has by now.
     deadlines: BTreeSet<(u64, PacketId)>,
@@ -120,6 +128,7 @@ impl<B: Benign> Assembler<B> {
             limits,
             benign,
             making: HashMap::new(),
+            spare: Vec::new(),
             deadlines: BTreeSet::new(),
             children: HashMap::new(),
             ended: LruCache::new(ended),
@@ -155,13 +164,13 @@ impl<B: Benign> Assembler<B> {
         let children = self.children.get(&parent).into_iter().flatten();
         children.filter_map(|id| {
             let making = self.making.get(id)?;
-            let (first, (_, origin)) = (making.events.first()?, making.parent?);
+            let (first, (_, origin)) = (making.seen.first()?, making.parent?);
             (!making.is_copy_for_a_tap()).then_some(Branch {
                 packet: *id,
                 origin,
                 number: None,
-                start: first.event.time,
-                first: first.event.place,
+                start: first.time,
+                first: first.place,
                 ended: None,
             })
         })
@@ -181,7 +190,8 @@ impl<B: Benign> Assembler<B> {
             self.forget(id);
             return;
         }
-        if let Some(&reader_expected) = self.ended.peek(&id) {
+        let is_new = !self.making.contains_key(&id);
+        if is_new && let Some(&reader_expected) = self.ended.peek(&id) {
             if reader_expected && matches!(event.what, What::Socket { .. } | What::Consume { .. }) {
                 self.counts.expected_late += 1;
             } else {
@@ -194,9 +204,9 @@ impl<B: Benign> Assembler<B> {
             && event.headers.is_icmp_error()
             && let Some(error) = self.making.get(&parent)
         {
-            event.quoted = error.quoted.map(Box::new);
+            event.quoted = error.quoted.clone();
         }
-        if !self.making.contains_key(&id) {
+        if is_new {
             while self.making.len() >= self.limits.in_flight.max(1) {
                 let Some(first) = self.next_deadline(u64::MAX) else { break };
                 self.end(first, Cause::Evicted, done);
@@ -208,7 +218,8 @@ impl<B: Benign> Assembler<B> {
             };
             let scheduled = event.time.saturating_add(self.limits.lost_after);
             self.deadlines.insert((scheduled, id));
-            self.making.insert(id, Making::new(&event, member, key, scheduled));
+            let seen = self.spare.pop().unwrap_or_default();
+            self.making.insert(id, Box::new(Making::new(&event, seen, member, key, scheduled)));
         }
         let Some(making) = self.making.get_mut(&id) else { return };
         if let (Some(parent), None) = (event.parent, making.parent) {
@@ -221,10 +232,10 @@ impl<B: Benign> Assembler<B> {
         };
         if let Some(quoted) = &event.quoted {
             // Another event may have come first.
-            if !making.events.is_empty() {
+            if !making.seen.is_empty() {
                 making.member = self.flows.quoting(quoted);
             }
-            making.quoted = Some(**quoted);
+            making.quoted = Some(quoted.clone());
         }
         if !making.insert(event) {
             self.counts.duplicate += 1;
@@ -251,12 +262,12 @@ impl<B: Benign> Assembler<B> {
             making.key = Key::of(&headers);
             making.member = self.flows.learn(making.member, making.found_by, &headers);
         }
-        if let (Some(connection), None) = (connection, making.quoted) {
+        if let (Some(connection), None) = (connection, &making.quoted) {
             making.member = self.flows.connect(making.member, &headers, &connection);
         }
-        if making.end_seen && making.whole() && !making.may_have_become_another() {
+        if making.end_seen && making.seen.is_whole() && !making.may_have_become_another() {
             self.end(id, Cause::Over, done);
-        } else if making.events.len() >= EVENTS_OF_A_PACKET {
+        } else if making.seen.len() >= EVENTS_OF_A_PACKET {
             self.end(id, Cause::Evicted, done);
         } else {
             let due = making.due(&self.limits);
@@ -275,6 +286,7 @@ impl<B: Benign> Assembler<B> {
     fn forget(&mut self, id: PacketId) {
         if let Some(making) = self.making.remove(&id) {
             self.deadlines.remove(&(making.scheduled, id));
+            self.reuse(making.seen);
         }
         self.ended.push(id, false);
         self.counts.hidden += 1;
@@ -297,7 +309,7 @@ impl<B: Benign> Assembler<B> {
             }
             others.push(id);
             making.joined = Some((whole, time));
-            if making.end_seen && making.whole() {
+            if making.end_seen && making.seen.is_whole() {
                 self.end(id, Cause::Over, done);
             } else {
                 let due = making.due(&self.limits);
@@ -360,7 +372,7 @@ impl<B: Benign> Assembler<B> {
     }
 
     fn end(&mut self, id: PacketId, cause: Cause, done: &mut Vec<Journey>) {
-        let Some(making) = self.making.remove(&id) else { return };
+        let Some(mut making) = self.making.remove(&id) else { return };
         self.deadlines.remove(&(making.scheduled, id));
         if let Some((parent, _)) = making.parent {
             self.forget_child(parent, id);
@@ -369,18 +381,19 @@ impl<B: Benign> Assembler<B> {
             self.counts.evicted += 1;
         }
         let quiet = self.now.saturating_sub(making.last_seen) >= self.limits.settle_after;
-        let (whole, events) = (making.whole(), making.events.len());
+        let (whole, events) = (making.seen.is_whole(), making.seen.len());
         let (pieces, for_a_tap) = (making.pieces, making.is_copy_for_a_tap());
         // The first event by the packet's order, not by arrival.
-        let Some(first) = making.events.first() else { return };
-        let (headers, start, parent) = (first.event.headers, first.event.time, making.parent);
-        let Some(last) = making.events.last() else { return };
-        let (skb, last_headers) = (last.event.skb, last.event.headers);
-        let (quoted, told) = (making.quoted, making.member);
+        let Some(first) = making.seen.first() else { return };
+        let (headers, start, parent) = (*making.seen.headers(first), first.time, making.parent);
+        let Some(last) = making.seen.last() else { return };
+        let (skb, last_headers) = (making.seen.skb(), *making.seen.headers(last));
+        let (told, last_seen) = (making.member, making.last_seen);
         let whole_packet = making.became();
-        let thinned = making.events.iter().any(|seen| seen.event.thinned);
-        let branches = making.branches;
-        let fragments = making.fragments;
+        let thinned = making.seen.is_thinned();
+        let quoted = making.quoted.take();
+        let branches = mem::take(&mut making.branches);
+        let fragments = mem::take(&mut making.fragments);
         // The first fragment may have come after this one.
         let found_by = match making.headers.later_fragment {
             true => self.fragments.key(&making.headers, start),
@@ -391,10 +404,10 @@ impl<B: Benign> Assembler<B> {
             false => Key::of(&last_headers),
         };
 
-        let path =
-            Path::new(parent, pieces, making.events.into_iter().map(|s| s.event), &self.benign);
+        let path = Path::new(parent, pieces, making.seen.drain(), &self.benign);
+        self.reuse(making.seen);
         // A gap within tells itself; one behind the last event that came does not.
-        let cut = path.end == End::None && self.last_loss >= Some(making.last_seen);
+        let cut = path.end == End::None && self.last_loss >= Some(last_seen);
         let outcome = match (path.end, whole_packet) {
             (End::None | End::Consume | End::Benign(_), Some(_)) => {
                 Outcome::Consumed { hop: path.last_before_end() }
@@ -448,6 +461,13 @@ impl<B: Benign> Assembler<B> {
             parent.branches.add(branch);
         }
         done.push(journey);
+    }
+
+    /// Keeps the memory of a journey that has ended for another one.
+    fn reuse(&mut self, seen: Sightings) {
+        if self.spare.len() < SPARE {
+            self.spare.push(seen.cleared());
+        }
     }
 
     fn forget_child(&mut self, parent: PacketId, id: PacketId) {
@@ -506,11 +526,15 @@ fn sender(event: &Event) -> Option<u32> {
     (begins && event.place.netns != 0 && sends).then_some(event.place.netns)
 }
 
+/// Whether a packet that this was seen of has ended.
+fn is_end(what: &What) -> bool {
+    matches!(what, What::Drop { .. } | What::Consume { .. })
+}
+
 /// A journey in the making.
 #[derive(Debug)]
 struct Making {
-    /// In the packet's order.
-    events: Vec<Seen>,
+    seen: Sightings,
     parent: Option<(PacketId, Origin)>,
     /// What was made from it, and has ended.
     branches: Branches,
@@ -528,7 +552,7 @@ struct Making {
     /// The others that it became a packet with.
     fragments: Vec<PacketId>,
     /// It is an ICMP error: the packet that it quotes.
-    quoted: Option<Headers>,
+    quoted: Option<Box<Headers>>,
     end_seen: bool,
     /// It was cut into others.
     pieces: bool,
@@ -537,17 +561,16 @@ struct Making {
     scheduled: u64,
 }
 
-/// An event and its number in its packet, past the wire's 16 bits.
-#[derive(Debug)]
-struct Seen {
-    number: i64,
-    event: Event,
-}
-
 impl Making {
-    fn new(event: &Event, member: Membership, found_by: Key, scheduled: u64) -> Self {
+    fn new(
+        event: &Event,
+        seen: Sightings,
+        member: Membership,
+        found_by: Key,
+        scheduled: u64,
+    ) -> Self {
         Self {
-            events: Vec::with_capacity(8),
+            seen,
             parent: None,
             branches: Branches::default(),
             member,
@@ -567,101 +590,71 @@ impl Making {
 
     /// Puts an event in its place; `false` when it is there already.
     fn insert(&mut self, event: Event) -> bool {
-        let number = match self.events.last() {
-            None => i64::from(event.seq),
-            // The nearest number with these low 16 bits.
-            Some(last) => {
-                let ahead = event.seq.wrapping_sub(last.number as u16) as i16;
-                last.number + i64::from(ahead)
-            }
-        };
-        let at = match self.events.last() {
-            Some(last) if last.number >= number => {
-                match self.events.binary_search_by_key(&number, |seen| seen.number) {
-                    Ok(_) => return false,
-                    Err(at) => at,
-                }
-            }
-            _ => self.events.len(),
-        };
-        if event.begin && self.parent.is_none() {
-            self.parent = event.parent.map(|parent| (parent, event.origin));
+        let Event { time, begin, parent, origin, .. } = event;
+        let is_end = is_end(&event.what);
+        if !self.seen.insert(event) {
+            return false;
         }
-        self.last_seen = self.last_seen.max(event.time);
-        self.end_seen |= matches!(event.what, What::Drop { .. } | What::Consume { .. });
-        self.events.insert(at, Seen { number, event });
+        if begin && self.parent.is_none() {
+            self.parent = parent.map(|parent| (parent, origin));
+        }
+        self.last_seen = self.last_seen.max(time);
+        self.end_seen |= is_end;
         true
     }
 
-    /// Every event up to the last one is there. Numbers are unique, so counting is enough.
-    fn whole(&self) -> bool {
-        let first = self.events.first().map(|seen| seen.number);
-        let last = self.events.last().map(|seen| seen.number);
-        first == Some(0)
-            && last.and_then(|n| usize::try_from(n).ok()) == Some(self.events.len() - 1)
-    }
-
     /// The last thing that was seen of it on its way.
-    fn last_on_way(&self) -> Option<&Event> {
-        let is_end = |what: &What| matches!(what, What::Drop { .. } | What::Consume { .. });
-        self.events.iter().rev().map(|seen| &seen.event).find(|event| !is_end(&event.what))
+    fn last_on_way(&self) -> Option<&Seen> {
+        self.seen.iter().rev().find(|seen| !is_end(&seen.what))
     }
 
     /// A fragment that the kernel was done with. Which packet it was put together to is seen a moment later.
     fn may_have_become_another(&self) -> bool {
         self.fragment.is_some()
             && self.joined.is_none()
-            && self
-                .events
-                .last()
-                .is_some_and(|seen| matches!(seen.event.what, What::Consume { .. }))
+            && self.seen.last().is_some_and(|seen| matches!(seen.what, What::Consume { .. }))
     }
 
     /// Whether it is a fragment of this packet, and was in this namespace at this time.
     fn waits_with(&self, packet: Datagram, netns: u32, time: u64) -> bool {
         self.fragment.is_some_and(|(datagram, _)| datagram == packet)
-            && self
-                .last_on_way()
-                .is_some_and(|event| event.place.netns == netns && event.time <= time)
+            && self.last_on_way().is_some_and(|seen| seen.place.netns == netns && seen.time <= time)
     }
 
     /// The packet that it is a part of now, unless it was cut from that again.
     fn became(&self) -> Option<PacketId> {
         let (whole, then) = self.joined?;
-        self.last_on_way().is_none_or(|event| event.time <= then).then_some(whole)
+        self.last_on_way().is_none_or(|seen| seen.time <= then).then_some(whole)
     }
 
     /// A copy that went nowhere but to a socket that listens to what passes: a tap's is first heard
     /// of when it is read, a raw socket's is of a protocol that has no ports. Each packet would
     /// have one, and where packets go is told of those themselves.
     fn is_copy_for_a_tap(&self) -> bool {
-        let Some(first) = self.events.first() else { return false };
-        let listens = match first.event.what {
-            What::Socket { pid: None, .. } => !WITH_PORTS.contains(&first.event.headers.proto),
+        let Some(first) = self.seen.first() else { return false };
+        let listens = match first.what {
+            What::Socket { pid: None, .. } => !WITH_PORTS.contains(&self.seen.headers(first).proto),
             _ => true,
         };
         let only_sockets = || {
-            self.events.iter().all(|seen| {
-                matches!(
-                    seen.event.what,
-                    What::Socket { .. } | What::Consume { .. } | What::Drop { .. }
-                )
-            })
+            self.seen
+                .iter()
+                .all(|seen| matches!(seen.what, What::Socket { .. }) || is_end(&seen.what))
         };
         matches!(self.parent, Some((_, Origin::Clone | Origin::Copy))) && listens && only_sockets()
     }
 
     fn began(&self) -> u64 {
-        self.events.first().map_or(0, |seen| seen.event.time)
+        self.seen.first().map_or(0, |seen| seen.time)
     }
 
     /// When to end it, unless something else is heard of it.
     fn due(&self, limits: &Limits) -> u64 {
-        let taken = self.events.last().is_some_and(|seen| match &seen.event.what {
+        let taken = self.seen.last().is_some_and(|seen| match &seen.what {
             What::HookExit { hook, .. } => is_delivery(hook),
             What::Socket { .. } => true,
             // A fragment waits here for the others.
-            What::IpLocalDeliver => !seen.event.headers.is_fragment(),
+            What::IpLocalDeliver => !self.seen.headers(seen).is_fragment(),
             _ => false,
         });
         let patience = if self.end_seen || taken || self.became().is_some() {

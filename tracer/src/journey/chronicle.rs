@@ -2,11 +2,9 @@
 //! has a tracepoint at once, one that a stack took silently only after a while. While they are held,
 //! they learn of their branches.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    num::NonZeroUsize,
-};
+use std::{collections::BTreeMap, num::NonZeroUsize};
 
+use foldhash::{HashMap, HashMapExt as _};
 use lru::LruCache;
 
 use super::{Assembler, Benign, Branch, Journey, Parent};
@@ -21,7 +19,7 @@ pub struct Chronicle {
     hold: u64,
     most: usize,
     /// By start, with the time at which each may go.
-    held: BTreeMap<(u64, PacketId), (u64, Journey)>,
+    held: BTreeMap<(u64, PacketId), (u64, Box<Journey>)>,
     /// The start of each that is held.
     starts: HashMap<PacketId, u64>,
     given: u64,
@@ -54,7 +52,7 @@ impl Chronicle {
         self.starts.insert(journey.id, journey.start);
         let last = journey.start.saturating_add(journey.duration);
         let key = (journey.start, journey.id);
-        self.held.insert(key, (last.saturating_add(self.hold), journey));
+        self.held.insert(key, (last.saturating_add(self.hold), Box::new(journey)));
     }
 
     /// Gives out the journeys that need wait no longer, numbered, oldest start first; `making` knows the
@@ -66,7 +64,7 @@ impl Chronicle {
                 return;
             }
             if let Some((_, (_, journey))) = self.held.pop_first() {
-                self.give(journey, making, out);
+                self.give(*journey, making, out);
             }
         }
     }
@@ -74,7 +72,7 @@ impl Chronicle {
     /// Gives out all that is left.
     pub fn finish<B: Benign>(&mut self, making: &Assembler<B>, out: &mut Vec<Journey>) {
         while let Some((_, (_, journey))) = self.held.pop_first() {
-            self.give(journey, making, out);
+            self.give(*journey, making, out);
         }
     }
 

@@ -1,16 +1,16 @@
 //! The events of one packet, in order, into hops: which belong together, what NAT rewrote
 //! between them, and how the packet ended.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, num::NonZeroU32};
 
 use tracer_common::point::Point;
 
 use super::{
     Benign, BenignEnd, Decided, Hop, HopDetail, NatKind, Rewritten, flow::ends, is_delivery,
+    sightings::Sighting,
 };
 use crate::event::{
-    Consumer, Event, Family, Headers, Hook, HookFamily, InHook, Origin, PacketId, Place, Verdict,
-    What,
+    Consumer, Family, Headers, Hook, HookFamily, InHook, Origin, PacketId, Place, Verdict, What,
 };
 
 /// The hops of a packet and what its end rests on.
@@ -45,7 +45,7 @@ impl Path {
     pub(super) fn new(
         parent: Option<(PacketId, Origin)>,
         pieces: bool,
-        events: impl ExactSizeIterator<Item = Event>,
+        events: impl ExactSizeIterator<Item = Sighting>,
         benign: &impl Benign,
     ) -> Self {
         let mut walk = Walk {
@@ -127,7 +127,7 @@ impl Seen {
 }
 
 impl Walk {
-    fn step(&mut self, event: Event, benign: &impl Benign) {
+    fn step(&mut self, event: Sighting, benign: &impl Benign) {
         let first = self.start.is_none();
         let start = *self.start.get_or_insert(event.time);
         let seen = Seen {
@@ -144,7 +144,7 @@ impl Walk {
             self.path.length = self.path.length.max(event.len);
         }
 
-        let Event { headers, what, bytes, .. } = event;
+        let Sighting { headers, what, bytes, .. } = event;
         let rewrites = self.rewrites(&headers);
         // A sighting that cannot tell addresses or ports must not hide a rewrite.
         match &mut self.headers {
@@ -258,6 +258,7 @@ impl Walk {
                 HopDetail::Qdisc { kind, handle, delay }
             }
             What::Socket { pid, comm } => {
+                let pid = pid.map(NonZeroU32::get);
                 // It was queued to a socket, and now a task reads it.
                 if let Some(HopDetail::Socket { pid: reader, comm: name }) = self.last_detail()
                     && (reader.is_none() || pid.is_none() || *reader == pid)
@@ -282,7 +283,7 @@ impl Walk {
             }
             What::Consume { by } => {
                 if let Some(by) = by.filter(|by| benign.is_read(by.location)) {
-                    self.read_by(by, seen);
+                    self.read_by(*by, seen);
                 }
                 self.path.end = End::Consume;
                 HopDetail::None

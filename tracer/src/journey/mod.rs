@@ -9,6 +9,7 @@ mod fragments;
 mod hops;
 #[cfg(test)]
 pub(crate) mod sample;
+mod sightings;
 #[cfg(test)]
 mod tests;
 
@@ -19,6 +20,7 @@ pub use flow::{Direction, Flow, FlowId};
 
 use std::net::IpAddr;
 
+use compact_str::CompactString;
 use tracer_common::point::Point;
 
 use crate::event::{
@@ -215,7 +217,7 @@ pub enum HopDetail {
     /// A queueing discipline.
     Qdisc {
         /// Kind.
-        kind: String,
+        kind: CompactString,
         /// Handle.
         handle: u32,
         /// For a dequeue: ns since it was enqueued in the qdisc of that handle.
@@ -226,7 +228,7 @@ pub enum HopDetail {
         /// Process.
         pid: Option<u32>,
         /// Its command name.
-        comm: Option<String>,
+        comm: Option<CompactString>,
     },
     /// It was made from another packet: a clone, a copy, a segment or a fragment.
     Born {
@@ -248,7 +250,7 @@ pub enum HopDetail {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decided {
     /// Who.
-    pub by: Decider,
+    pub by: Box<Decider>,
     /// What.
     pub verdict: Verdict,
 }

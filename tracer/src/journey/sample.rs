@@ -1,6 +1,6 @@
 //! Events written by hand, for tests.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, num::NonZeroU32};
 
 use super::{Assembler, Benign, Journey, Limits};
 use crate::event::{
@@ -75,7 +75,7 @@ pub(crate) fn exit_of(family: HookFamily, at: Hook) -> What {
 
 /// A verdict of a rule.
 pub(crate) fn decide(family: HookFamily, at: Hook, verdict: Verdict) -> What {
-    let by = Decider::Nftables { table: 1, chain: 2, rule: RuleOrPolicy::Rule(12) };
+    let by = Box::new(Decider::Nftables { table: 1, chain: 2, rule: RuleOrPolicy::Rule(12) });
     What::Verdict { hook: InHook { family, ..hook(at, 0) }, by, verdict }
 }
 
@@ -116,7 +116,7 @@ pub(crate) fn consume() -> What {
 }
 
 pub(crate) fn socket() -> What {
-    What::Socket { pid: Some(42), comm: Some("nc".into()) }
+    What::Socket { pid: NonZeroU32::new(42), comm: Some("nc".into()) }
 }
 
 pub(crate) fn route(oif: u32, error: i32, kind: u8) -> What {

@@ -55,7 +55,7 @@ fn a_read_that_ends_a_packet_names_the_reader() {
             location == 7
         }
     }
-    let by = |location| Some(Consumer { location, pid: 42, comm: "dnsmasq".into() });
+    let by = |location| Some(Box::new(Consumer { location, pid: 42, comm: "dnsmasq".into() }));
     let ended = |location| {
         let packet = packet(1, udp("10.0.0.1", 1, "10.0.0.2", 53)).see(enter(Hook::Input));
         let packet = packet.see(exit(Hook::Input)).see(What::Consume { by: by(location) });
@@ -298,7 +298,7 @@ fn the_identifier_of_an_echo_belongs_to_who_asked() {
 #[test]
 fn time_in_a_qdisc_is_by_handle() {
     let queue = |enqueue, handle| {
-        let kind = "tbf".to_owned();
+        let kind = "tbf".into();
         if enqueue {
             What::QdiscEnqueue { kind, handle }
         } else {
@@ -722,7 +722,7 @@ fn a_reader_completes_the_socket_that_the_packet_was_queued_to() {
             true
         }
     }
-    let by = Consumer { location: 7, pid: 42, comm: "nc".into() };
+    let by = Box::new(Consumer { location: 7, pid: 42, comm: "nc".into() });
     let packet = input().see(What::Consume { by: Some(by) });
     let journey = journeys_with(Reads, packet.events()).remove(0);
     assert_eq!(points(&journey), ["nf_input", "socket", "consume"]);

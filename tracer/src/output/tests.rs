@@ -1,5 +1,7 @@
 //! Golden text and JSON of hand-made journeys, and the schema that they must fit.
 
+use std::num::NonZeroU32;
+
 use serde_json::Value;
 
 use super::{
@@ -130,7 +132,7 @@ pub(crate) fn dropped() -> record::Journey {
 
 pub(crate) fn translated() -> record::Journey {
     let queue = |enqueue: bool| {
-        let (kind, handle) = ("fq_codel".to_owned(), 0x8001_0000);
+        let (kind, handle) = ("fq_codel".into(), 0x8001_0000);
         if enqueue {
             What::QdiscEnqueue { kind, handle }
         } else {
@@ -590,7 +592,8 @@ fn a_line_is_what_the_record_is() {
 #[test]
 fn hostile_names_do_not_reach_the_terminal() {
     let headers = Headers { family: Family::Other, ..udp("0.0.0.0", 0, "0.0.0.0", 0) };
-    let socket = What::Socket { pid: Some(1), comm: Some("a\x1b]0;x\x07\u{202e}".to_owned()) };
+    let socket =
+        What::Socket { pid: NonZeroU32::new(1), comm: Some("a\x1b]0;x\x07\u{202e}".into()) };
     let journey = record(packet(1, headers).at(3, 9).see(socket).see(consume()).events());
     for hops in [Hops::All, Hops::Main] {
         let text = text(hops, &journey);

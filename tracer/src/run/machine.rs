@@ -145,7 +145,7 @@ impl Machine {
         let Outcome::Dropped { hop, reason, in_hook, .. } = journey.outcome else { return false };
         let Some(hop) = journey.hops.get(hop) else { return false };
         let by = match &hop.detail {
-            HopDetail::Netfilter { decided: Some(decided), .. } => Some(&decided.by),
+            HopDetail::Netfilter { decided: Some(decided), .. } => Some(&*decided.by),
             _ => None,
         };
         let is_netfilter = reason
@@ -333,7 +333,7 @@ impl Evidence for Machine {
             return None;
         }
         let rule = told.rule.map_or(RuleOrPolicy::Policy, RuleOrPolicy::Rule);
-        let by = Decider::Nftables { table, chain, rule };
+        let by = Box::new(Decider::Nftables { table, chain, rule });
         Some((at, Decided { by, verdict: Verdict::Drop }))
     }
 

@@ -30,7 +30,7 @@ impl Names for Lab {
 
 /// From a container through bridge, route and a qdisc to the network.
 fn out(id: u64, sport: u16) -> Packet {
-    let qdisc = ("tbf".to_owned(), 0x8001_0000);
+    let (kind, handle) = ("tbf", 0x8001_0000);
     packet(id, udp("10.0.0.2", sport, "203.0.113.8", 53))
         .at(C1, 2)
         .see(enter(Hook::Output))
@@ -42,8 +42,8 @@ fn out(id: u64, sport: u16) -> Packet {
         .see(route(NIC, 0, 1))
         .see(enter(Hook::Forward))
         .at(HOST, NIC)
-        .see(What::QdiscEnqueue { kind: qdisc.0.clone(), handle: qdisc.1 })
-        .see(What::QdiscDequeue { kind: qdisc.0, handle: qdisc.1 })
+        .see(What::QdiscEnqueue { kind: kind.into(), handle })
+        .see(What::QdiscDequeue { kind: kind.into(), handle })
         .see(What::DevXmit)
 }
 
