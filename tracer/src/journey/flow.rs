@@ -9,8 +9,10 @@
 //! Two namespaces may have the same addresses. What a namespace sends is told apart by that, and what
 //! it receives by what it has sent.
 
-use std::{collections::HashMap, net::IpAddr, num::NonZeroUsize};
+use std::{hash::BuildHasher as _, mem, net::IpAddr, num::NonZeroUsize};
 
+use foldhash::fast::RandomState;
+use hashbrown::{HashTable, hash_table};
 use lru::LruCache;
 
 use crate::event::{Connection, Family, Headers, Tuple};
@@ -174,10 +176,48 @@ const KEYS_OF_A_FLOW: usize = 16;
 type Sender = u32;
 const ANY: Sender = 0;
 
+/// A tuple that a flow was seen with.
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    key: Key,
+    sender: Sender,
+    /// Of the side that sends it.
+    direction: Direction,
+}
+
+impl Known {
+    fn is(&self, key: Key, sender: Sender) -> bool {
+        (self.key, self.sender) == (key, sender)
+    }
+}
+
+/// Whose a tuple is: the flow, and which of its tuples it is. Idle flows are many, and have several
+/// each: so tuples are kept with the flow only, and this is one word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Owner(u64);
+
+impl Owner {
+    fn new(flow: FlowId, at: usize) -> Self {
+        Self(flow.0 * KEYS_OF_A_FLOW as u64 + at as u64)
+    }
+
+    fn flow(self) -> FlowId {
+        FlowId(self.0 / KEYS_OF_A_FLOW as u64)
+    }
+
+    fn known(self, flows: &LruCache<FlowId, Entry>) -> Option<&Known> {
+        let at = (self.0 % KEYS_OF_A_FLOW as u64) as usize;
+        flows.peek(&self.flow())?.keys.get(at)
+    }
+}
+
 #[derive(Debug)]
 struct Entry {
     flow: Flow,
-    keys: Vec<(Key, Sender)>,
+    /// At most [`KEYS_OF_A_FLOW`].
+    keys: Vec<Known>,
+    /// Which of them gives way to the next one, when there are as many.
+    oldest: u8,
     /// The packet that began it was not seen yet as it was sent, only answers or what NAT made
     /// of it: how it was sent is deduced from these.
     deduced: bool,
@@ -197,19 +237,38 @@ impl Entry {
     fn is_anothers(&self, original: Key) -> bool {
         !self.is_guessed()
             && self.keys.len() < KEYS_OF_A_FLOW
-            && self.keys.iter().all(|(key, _)| *key != original)
+            && self.keys.iter().all(|known| known.key != original)
             && self.flow != original.flow(self.flow.id)
     }
 
     fn sender(&self, direction: Direction) -> Sender {
         self.senders[direction as usize]
     }
+
+    /// Takes note of a tuple: which one it is, and the one that had its place.
+    fn note(&mut self, known: Known) -> (usize, Option<Known>) {
+        if let Some(at) = self.keys.iter().position(|old| old.is(known.key, known.sender)) {
+            self.keys[at] = known;
+            return (at, None);
+        }
+        if self.keys.len() < KEYS_OF_A_FLOW {
+            if self.keys.len() == self.keys.capacity() {
+                self.keys.reserve_exact(2);
+            }
+            self.keys.push(known);
+            return (self.keys.len() - 1, None);
+        }
+        let at = usize::from(self.oldest);
+        self.oldest = ((at + 1) % KEYS_OF_A_FLOW) as u8;
+        (at, Some(mem::replace(&mut self.keys[at], known)))
+    }
 }
 
 /// The flows of a trace, the least recently used forgotten when there are too many.
 #[derive(Debug)]
 pub(super) struct FlowTable {
-    keys: HashMap<(Key, Sender), Membership>,
+    owners: HashTable<Owner>,
+    hasher: RandomState,
     flows: LruCache<FlowId, Entry>,
     made: u64,
     evicted: u64,
@@ -218,7 +277,8 @@ pub(super) struct FlowTable {
 impl FlowTable {
     pub(super) fn new(most: usize) -> Self {
         Self {
-            keys: HashMap::new(),
+            owners: HashTable::new(),
+            hasher: RandomState::default(),
             flows: LruCache::new(NonZeroUsize::new(most).unwrap_or(NonZeroUsize::MIN)),
             made: 0,
             evicted: 0,
@@ -260,7 +320,7 @@ impl FlowTable {
     /// side that sent that.
     pub(super) fn quoting(&mut self, quoted: &Headers) -> Membership {
         let key = Key::of(quoted);
-        let known = self.keys.get(&(key, ANY)).copied().unwrap_or_else(|| {
+        let known = self.member(key, ANY).unwrap_or_else(|| {
             let direction = told_direction(quoted).unwrap_or(Direction::Original);
             let membership = self.begin(key, direction, true);
             self.register(key, membership);
@@ -273,7 +333,7 @@ impl FlowTable {
     /// The flow of these packets, if they can be its.
     fn owner(&self, key: Key, told: Option<Direction>, sender: Option<u32>) -> Option<Membership> {
         let fits = |known: &Membership| told.is_none_or(|direction| direction == known.direction);
-        let of = |table: &Self, sender| table.keys.get(&(key, sender)).copied().filter(fits);
+        let of = |table: &Self, sender| table.member(key, sender).filter(fits);
         let Some(sender) = sender else { return of(self, ANY) };
         if let Some(known) = of(self, sender) {
             return Some(known);
@@ -289,7 +349,7 @@ impl FlowTable {
         entry.told |= direction;
         let Some(sender) = sender else { return };
         entry.senders[member.direction as usize] = sender;
-        self.insert((key, sender), member);
+        self.insert(key, sender, member);
     }
 
     fn begin(&mut self, key: Key, direction: Direction, deduced: bool) -> Membership {
@@ -299,14 +359,15 @@ impl FlowTable {
         let entry = Entry {
             flow: forward.flow(flow),
             keys: Vec::with_capacity(4),
+            oldest: 0,
             deduced,
             told: false,
             senders: [ANY; 2],
         };
         if let Some((old, entry)) = self.flows.push(flow, entry) {
             self.evicted += 1;
-            for key in entry.keys {
-                self.forget(key, old);
+            for (at, known) in entry.keys.into_iter().enumerate() {
+                self.disown(known, Owner::new(old, at));
             }
         }
         Membership { flow, direction }
@@ -316,7 +377,7 @@ impl FlowTable {
     /// returned: another one when `now` turns out to be the answer to an older question.
     pub(super) fn learn(&mut self, member: Membership, first: Key, now: &Headers) -> Membership {
         let key = Key::of(now);
-        let answers = self.keys.get(&(key, ANY)).copied().filter(|owner| {
+        let answers = self.member(key, ANY).filter(|owner| {
             owner.flow != member.flow
                 && owner.direction == Direction::Reply
                 && told_direction(now) != Some(Direction::Original)
@@ -351,9 +412,9 @@ impl FlowTable {
             return member;
         }
         if self.flows.peek(&member.flow).is_some_and(Entry::is_guessed) {
-            let owner = [original, reply.reverse()].into_iter().find_map(|key| {
-                self.keys.get(&(key, ANY)).copied().filter(|owner| owner.flow != member.flow)
-            });
+            let owner = [original, reply.reverse()]
+                .into_iter()
+                .find_map(|key| self.member(key, ANY).filter(|owner| owner.flow != member.flow));
             if let Some(owner) = owner {
                 let same = direction == Direction::Original;
                 let direction = if same { owner.direction } else { owner.direction.reverse() };
@@ -362,7 +423,7 @@ impl FlowTable {
             }
         }
         if self.flows.peek(&member.flow).is_some_and(|entry| entry.is_anothers(original)) {
-            let owner = self.keys.get(&(original, ANY)).copied();
+            let owner = self.member(original, ANY);
             let owner = owner.unwrap_or_else(|| self.begin(original, Direction::Original, false));
             let same = direction == Direction::Original;
             let direction = if same { owner.direction } else { owner.direction.reverse() };
@@ -389,7 +450,7 @@ impl FlowTable {
             ..member
         };
         for (key, direction) in [(original, Direction::Original), (reply, Direction::Reply)] {
-            if self.keys.get(&(key, ANY)).is_none_or(|owner| owner.flow != member.flow) {
+            if self.member(key, ANY).is_none_or(|owner| owner.flow != member.flow) {
                 self.register(key, of(direction));
             }
         }
@@ -404,10 +465,8 @@ impl FlowTable {
         entry.senders.reverse();
         // Of what the other side has sent only answers were seen.
         entry.deduced = true;
-        for key in &entry.keys {
-            if let Some(member) = self.keys.get_mut(key).filter(|member| member.flow == flow) {
-                member.direction = member.direction.reverse();
-            }
+        for known in &mut entry.keys {
+            known.direction = known.direction.reverse();
         }
     }
 
@@ -449,7 +508,7 @@ impl FlowTable {
         last: Key,
         receiver: Option<u32>,
     ) -> Membership {
-        let of = |key, sender| self.keys.get(&(key, sender)).copied();
+        let of = |key, sender| self.member(key, sender);
         // Who asks is known by what it sends; an answer may be one to several.
         let asked = receiver
             .filter(|_| member.direction == Direction::Reply)
@@ -464,25 +523,46 @@ impl FlowTable {
 
     fn register(&mut self, key: Key, member: Membership) {
         let back = Membership { direction: member.direction.reverse(), ..member };
-        self.insert((key.reverse(), ANY), back);
-        self.insert((key, ANY), member);
+        self.insert(key.reverse(), ANY, back);
+        self.insert(key, ANY, member);
     }
 
-    fn insert(&mut self, key: (Key, Sender), member: Membership) {
-        let Some(entry) = self.flows.peek_mut(&member.flow) else { return };
-        if !entry.keys.contains(&key) {
-            entry.keys.push(key);
+    /// The flow that a tuple belongs to, and the side that sends it.
+    fn member(&self, key: Key, sender: Sender) -> Option<Membership> {
+        let is_it =
+            |owner: &Owner| owner.known(&self.flows).is_some_and(|known| known.is(key, sender));
+        let owner = *self.owners.find(self.hasher.hash_one((key, sender)), is_it)?;
+        let direction = owner.known(&self.flows)?.direction;
+        Some(Membership { flow: owner.flow(), direction })
+    }
+
+    /// From now on the tuple belongs to this flow.
+    fn insert(&mut self, key: Key, sender: Sender, member: Membership) {
+        let Membership { flow, direction } = member;
+        let Some(entry) = self.flows.peek_mut(&flow) else { return };
+        let (at, surplus) = entry.note(Known { key, sender, direction });
+        let owner = Owner::new(flow, at);
+        if let Some(surplus) = surplus {
+            self.disown(surplus, owner);
         }
-        let surplus = (entry.keys.len() > KEYS_OF_A_FLOW).then(|| entry.keys.remove(0));
-        self.keys.insert(key, member);
-        if let Some(oldest) = surplus {
-            self.forget(oldest, member.flow);
+        let Self { owners, hasher, flows, .. } = self;
+        let known = |owner: &Owner| owner.known(flows);
+        let entry = owners.entry(
+            hasher.hash_one((key, sender)),
+            |owner| known(owner).is_some_and(|known| known.is(key, sender)),
+            |owner| known(owner).map_or(0, |known| hasher.hash_one((known.key, known.sender))),
+        );
+        match entry {
+            hash_table::Entry::Occupied(mut old) => *old.get_mut() = owner,
+            hash_table::Entry::Vacant(place) => drop(place.insert(owner)),
         }
     }
 
-    fn forget(&mut self, key: (Key, Sender), flow: FlowId) {
-        if self.keys.get(&key).is_some_and(|member| member.flow == flow) {
-            self.keys.remove(&key);
+    /// The tuple belongs to nobody, if this was its owner.
+    fn disown(&mut self, Known { key, sender, .. }: Known, owner: Owner) {
+        let hash = self.hasher.hash_one((key, sender));
+        if let Ok(entry) = self.owners.find_entry(hash, |other| *other == owner) {
+            entry.remove();
         }
     }
 }
