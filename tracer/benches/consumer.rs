@@ -7,7 +7,7 @@ mod flood;
 use std::{error::Error, hint::black_box, io};
 
 use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput};
-use flood::{Flood, Records};
+use flood::{Flood, record};
 use tracer::{
     event::wire,
     journey::{Assembler, Chronicle, Journey, Limits},
@@ -19,6 +19,24 @@ const PACKETS: u64 = 20_000;
 const FLOWS: [u64; 2] = [100, PACKETS / 2];
 /// Events taken in one turn, between which time is told.
 const TURN: usize = 16_384;
+
+/// What the ring buffer has held of many packets, in the order in which it happened.
+struct Records {
+    bytes: Vec<u8>,
+    count: usize,
+}
+
+impl Records {
+    fn of(flood: &Flood) -> Self {
+        let mut events: Vec<_> = (0..PACKETS).flat_map(|number| flood.packet(number)).collect();
+        events.sort_by_key(|event| event.time);
+        Self { bytes: events.iter().flat_map(record).collect(), count: events.len() }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        self.bytes.chunks_exact(self.bytes.len() / self.count)
+    }
+}
 
 /// The way from records to journeys, as a trace goes it.
 struct Consumer {
@@ -80,8 +98,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let mut group = criterion.benchmark_group("events");
     group.sample_size(10).sampling_mode(SamplingMode::Flat);
     for flows in FLOWS {
-        let records = Flood::of(flows)?.records(PACKETS);
-        group.throughput(Throughput::Elements(records.len() as u64));
+        let records = Records::of(&Flood::of(flows)?);
+        group.throughput(Throughput::Elements(records.count as u64));
         group.bench_function(BenchmarkId::new("decoded", flows), |bencher| {
             bencher
                 .iter(|| records.iter().for_each(|record| drop(black_box(wire::decode(record)))));

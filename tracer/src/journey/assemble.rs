@@ -4,14 +4,11 @@
 //! from them when it ends, by [`super::hops`]. So the order in which events arrive can make no
 //! difference, and a journey costs its events, nothing more.
 
-use std::{
-    collections::{BTreeSet, hash_map::Entry},
-    mem,
-    num::NonZeroUsize,
-};
+use std::{cmp::Reverse, collections::hash_map::Entry, mem, num::NonZeroUsize};
 
-use foldhash::{HashMap, HashMapExt as _};
+use foldhash::{HashMap, HashMapExt as _, fast::RandomState};
 use lru::LruCache;
+use priority_queue::PriorityQueue;
 
 use super::{
     Benign, BenignEnd, Branch, Branches, Event, Journey, LostWhy, Outcome, Parent,
@@ -94,7 +91,7 @@ pub struct Assembler<B = ()> {
     spare: Vec<Sightings>,
     /// When to look at each journey in the making: its deadline when it was last scheduled,
     /// which is never later than the deadline it has by now.
-    deadlines: BTreeSet<(u64, PacketId)>,
+    deadlines: PriorityQueue<PacketId, Deadline, RandomState>,
     /// The journeys in the making that have a parent, by that.
     children: HashMap<PacketId, Vec<PacketId>>,
     /// Packets that ended, and whether their reader may still be heard of.
@@ -108,6 +105,9 @@ pub struct Assembler<B = ()> {
     last_loss: Option<u64>,
     counts: Counts,
 }
+
+/// Which journey is looked at when, the first one first; at one time, by its packet.
+type Deadline = Reverse<(u64, PacketId)>;
 
 /// Why a journey is ended.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -129,7 +129,7 @@ impl<B: Benign> Assembler<B> {
             benign,
             making: HashMap::new(),
             spare: Vec::new(),
-            deadlines: BTreeSet::new(),
+            deadlines: PriorityQueue::with_default_hasher(),
             children: HashMap::new(),
             ended: LruCache::new(ended),
             flows: FlowTable::new(limits.flows),
@@ -216,10 +216,10 @@ impl<B: Benign> Assembler<B> {
                 Some(quoted) => self.flows.quoting(quoted),
                 None => self.flows.join(&event.headers, key, event.begin, sender(&event)),
             };
-            let scheduled = event.time.saturating_add(self.limits.lost_after);
-            self.deadlines.insert((scheduled, id));
+            let due = event.time.saturating_add(self.limits.lost_after);
+            self.deadlines.push(id, Reverse((due, id)));
             let seen = self.spare.pop().unwrap_or_default();
-            self.making.insert(id, Box::new(Making::new(&event, seen, member, key, scheduled)));
+            self.making.insert(id, Box::new(Making::new(&event, seen, member, key)));
         }
         let Some(making) = self.making.get_mut(&id) else { return };
         if let (Some(parent), None) = (event.parent, making.parent) {
@@ -270,12 +270,7 @@ impl<B: Benign> Assembler<B> {
         } else if making.seen.len() >= EVENTS_OF_A_PACKET {
             self.end(id, Cause::Evicted, done);
         } else {
-            let due = making.due(&self.limits);
-            if due < making.scheduled {
-                self.deadlines.remove(&(making.scheduled, id));
-                making.scheduled = due;
-                self.deadlines.insert((due, id));
-            }
+            self.deadlines.push_increase(id, Reverse((making.due(&self.limits), id)));
         }
         if let Some((datagram, _)) = put_together {
             self.put_together(id, datagram, (time, place), done);
@@ -285,7 +280,7 @@ impl<B: Benign> Assembler<B> {
     /// This packet is none of those that are followed.
     fn forget(&mut self, id: PacketId) {
         if let Some(making) = self.making.remove(&id) {
-            self.deadlines.remove(&(making.scheduled, id));
+            self.deadlines.remove(&id);
             self.reuse(making.seen);
         }
         self.ended.push(id, false);
@@ -312,12 +307,7 @@ impl<B: Benign> Assembler<B> {
             if making.end_seen && making.seen.is_whole() {
                 self.end(id, Cause::Over, done);
             } else {
-                let due = making.due(&self.limits);
-                if due < making.scheduled {
-                    self.deadlines.remove(&(making.scheduled, id));
-                    making.scheduled = due;
-                    self.deadlines.insert((due, id));
-                }
+                self.deadlines.push_increase(id, Reverse((making.due(&self.limits), id)));
             }
         }
         if let Some(making) = self.making.get_mut(&whole) {
@@ -353,27 +343,25 @@ impl<B: Benign> Assembler<B> {
     /// moved on since they were scheduled are scheduled again on the way.
     fn next_deadline(&mut self, now: u64) -> Option<PacketId> {
         loop {
-            let (scheduled, id) = self.deadlines.first().copied()?;
+            let (_, &Reverse((scheduled, id))) = self.deadlines.peek()?;
             if scheduled > now {
                 return None;
             }
             let Some(making) = self.making.get_mut(&id) else {
-                self.deadlines.pop_first();
+                self.deadlines.remove(&id);
                 continue;
             };
             let due = making.due(&self.limits);
             if due <= scheduled {
                 return Some(id);
             }
-            self.deadlines.pop_first();
-            making.scheduled = due;
-            self.deadlines.insert((due, id));
+            self.deadlines.push(id, Reverse((due, id)));
         }
     }
 
     fn end(&mut self, id: PacketId, cause: Cause, done: &mut Vec<Journey>) {
         let Some(mut making) = self.making.remove(&id) else { return };
-        self.deadlines.remove(&(making.scheduled, id));
+        self.deadlines.remove(&id);
         if let Some((parent, _)) = making.parent {
             self.forget_child(parent, id);
         }
@@ -557,18 +545,10 @@ struct Making {
     /// It was cut into others.
     pieces: bool,
     last_seen: u64,
-    /// Its place in the queue of deadlines.
-    scheduled: u64,
 }
 
 impl Making {
-    fn new(
-        event: &Event,
-        seen: Sightings,
-        member: Membership,
-        found_by: Key,
-        scheduled: u64,
-    ) -> Self {
+    fn new(event: &Event, seen: Sightings, member: Membership, found_by: Key) -> Self {
         Self {
             seen,
             parent: None,
@@ -584,7 +564,6 @@ impl Making {
             end_seen: false,
             pieces: false,
             last_seen: 0,
-            scheduled,
         }
     }
 

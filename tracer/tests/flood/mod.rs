@@ -67,30 +67,6 @@ impl Flood {
             }
         })
     }
-
-    /// The records of this many packets, in the order in which they happen.
-    pub fn records(&self, packets: u64) -> Records {
-        let mut events: Vec<_> = (0..packets).flat_map(|number| self.packet(number)).collect();
-        events.sort_by_key(|event| event.time);
-        let mut bytes = Vec::with_capacity(events.len() * RECORD);
-        events.iter().for_each(|event| bytes.extend(record(event)));
-        Records(bytes)
-    }
-}
-
-/// What the ring buffer has held.
-pub struct Records(Vec<u8>);
-
-impl Records {
-    /// How many.
-    pub fn len(&self) -> usize {
-        self.0.len() / RECORD
-    }
-
-    /// Each.
-    pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
-        self.0.chunks_exact(RECORD)
-    }
 }
 
 const RECORD: usize = size_of::<raw::Event>();
