@@ -91,7 +91,7 @@ pub struct Assembler<B = ()> {
     spare: Vec<Sightings>,
     /// When to look at each journey in the making: its deadline when it was last scheduled,
     /// which is never later than the deadline it has by now.
-    deadlines: PriorityQueue<PacketId, Deadline, RandomState>,
+    deadlines: Deadlines,
     /// The journeys in the making that have a parent, by that.
     children: HashMap<PacketId, Vec<PacketId>>,
     /// Packets that ended, and whether their reader may still be heard of.
@@ -107,7 +107,7 @@ pub struct Assembler<B = ()> {
 }
 
 /// Which journey is looked at when, the first one first; at one time, by its packet.
-type Deadline = Reverse<(u64, PacketId)>;
+type Deadlines = PriorityQueue<PacketId, Reverse<(u64, PacketId)>, RandomState>;
 
 /// Why a journey is ended.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -270,7 +270,7 @@ impl<B: Benign> Assembler<B> {
         } else if making.seen.len() >= EVENTS_OF_A_PACKET {
             self.end(id, Cause::Evicted, done);
         } else {
-            self.deadlines.push_increase(id, Reverse((making.due(&self.limits), id)));
+            making.hasten(id, &self.limits, &mut self.deadlines);
         }
         if let Some((datagram, _)) = put_together {
             self.put_together(id, datagram, (time, place), done);
@@ -307,7 +307,7 @@ impl<B: Benign> Assembler<B> {
             if making.end_seen && making.seen.is_whole() {
                 self.end(id, Cause::Over, done);
             } else {
-                self.deadlines.push_increase(id, Reverse((making.due(&self.limits), id)));
+                making.hasten(id, &self.limits, &mut self.deadlines);
             }
         }
         if let Some(making) = self.making.get_mut(&whole) {
@@ -627,8 +627,8 @@ impl Making {
         self.seen.first().map_or(0, |seen| seen.time)
     }
 
-    /// When to end it, unless something else is heard of it.
-    fn due(&self, limits: &Limits) -> u64 {
+    /// It has ended, or may have ended unseen: what follows, follows soon.
+    fn settles(&self) -> bool {
         let taken = self.seen.last().is_some_and(|seen| match &seen.what {
             What::HookExit { hook, .. } => is_delivery(hook),
             What::Socket { .. } => true,
@@ -636,11 +636,20 @@ impl Making {
             What::IpLocalDeliver => !self.seen.headers(seen).is_fragment(),
             _ => false,
         });
-        let patience = if self.end_seen || taken || self.became().is_some() {
-            limits.settle_after
-        } else {
-            limits.lost_after
-        };
+        self.end_seen || taken || self.became().is_some()
+    }
+
+    /// When to end it, unless something else is heard of it.
+    fn due(&self, limits: &Limits) -> u64 {
+        let patience = if self.settles() { limits.settle_after } else { limits.lost_after };
         self.last_seen.saturating_add(patience)
+    }
+
+    /// Brings its deadline forward, where it is due sooner than was thought.
+    fn hasten(&self, id: PacketId, limits: &Limits, deadlines: &mut Deadlines) {
+        if self.settles() {
+            let due = self.last_seen.saturating_add(limits.settle_after);
+            deadlines.push_increase(id, Reverse((due, id)));
+        }
     }
 }

@@ -172,6 +172,10 @@ pub(super) struct Membership {
 /// Most tuples kept of one flow; NAT needs four, and again for each namespace that does it.
 const KEYS_OF_A_FLOW: usize = 16;
 
+/// How many a flow has that is masqueraded: both directions before and after NAT, and what each side is
+/// seen to send.
+const USUAL_KEYS: usize = 6;
+
 /// Which packets of a key: those that this namespace sends, or, with 0, any.
 type Sender = u32;
 const ANY: Sender = 0;
@@ -277,7 +281,7 @@ pub(super) struct FlowTable {
 impl FlowTable {
     pub(super) fn new(most: usize) -> Self {
         Self {
-            owners: HashTable::new(),
+            owners: HashTable::with_capacity(most.saturating_mul(USUAL_KEYS)),
             hasher: RandomState::default(),
             flows: LruCache::new(NonZeroUsize::new(most).unwrap_or(NonZeroUsize::MIN)),
             made: 0,
@@ -545,10 +549,14 @@ impl FlowTable {
         if let Some(surplus) = surplus {
             self.disown(surplus, owner);
         }
+        let hash = self.hasher.hash_one((key, sender));
+        if self.owners.find(hash, |other| *other == owner).is_some() {
+            return;
+        }
         let Self { owners, hasher, flows, .. } = self;
         let known = |owner: &Owner| owner.known(flows);
         let entry = owners.entry(
-            hasher.hash_one((key, sender)),
+            hash,
             |owner| known(owner).is_some_and(|known| known.is(key, sender)),
             |owner| known(owner).map_or(0, |known| hasher.hash_one((known.key, known.sender))),
         );
