@@ -538,7 +538,7 @@ pub struct Event {
     pub what: What,
     /// Captured bytes, from the link-layer header on where `link_header`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bytes: Option<Captured>,
+    pub bytes: Option<Box<Captured>>,
 }
 
 fn is_clone(origin: &Origin) -> bool {

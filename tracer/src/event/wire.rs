@@ -93,7 +93,7 @@ pub fn decode(record: &[u8]) -> Result<Event, WireError> {
     let behind = head + e.captured as usize;
     let behind = record.get(head..behind).ok_or_else(|| short(behind))?;
     let is_packet = e.flags & flags::CONNECTION == 0 && !behind.is_empty();
-    let bytes = is_packet.then(|| captured(&e, behind));
+    let bytes = is_packet.then(|| Box::new(captured(&e, behind)));
     let begin = e.flags & flags::BEGIN != 0;
     Ok(Event {
         time: e.time,

@@ -144,7 +144,7 @@ pub struct Hop {
     /// What the point told.
     pub detail: HopDetail,
     /// Captured bytes.
-    pub bytes: Option<Captured>,
+    pub bytes: Option<Box<Captured>>,
 }
 
 /// What is known of a hop beyond its point.

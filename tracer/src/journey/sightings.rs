@@ -16,7 +16,7 @@ pub(super) struct Sightings {
     /// The headers that it was seen with, each once.
     headers: Vec<Headers>,
     /// What was captured of it, with the number of the event.
-    captured: Vec<(Number, Captured)>,
+    captured: Vec<(Number, Box<Captured>)>,
     /// Address of the `struct sk_buff` in the last event.
     skb: u64,
     /// Events of it are left out.
@@ -49,7 +49,7 @@ pub(super) struct Sighting {
     pub(super) tunneled: bool,
     pub(super) headers: Headers,
     pub(super) what: What,
-    pub(super) bytes: Option<Captured>,
+    pub(super) bytes: Option<Box<Captured>>,
 }
 
 /// How many events room is made for at a time: a packet has a few dozen, and doubling would keep room for

@@ -100,8 +100,8 @@ impl<N: Names + KernelNames + ?Sized> Builder<'_, N> {
                     cpu: hop.cpu,
                     tunneled: hop.tunneled,
                     detail,
-                    data: hop.bytes.as_ref().filter(|_| self.data).map(hexadecimal),
-                    captured: hop.bytes.clone(),
+                    data: hop.bytes.as_deref().filter(|_| self.data).map(hexadecimal),
+                    captured: hop.bytes.as_deref().cloned(),
                 }
             })
             .collect()
