@@ -4,19 +4,30 @@
 #[path = "../tests/flood/mod.rs"]
 mod flood;
 
-use std::{error::Error, hint::black_box, io};
+use std::{
+    error::Error,
+    hint::black_box,
+    io::{BufWriter, sink},
+    time::Duration,
+};
 
-use criterion::{BenchmarkId, Criterion, SamplingMode, Throughput};
+use criterion::{
+    Bencher, BenchmarkId, Criterion, SamplingMode, Throughput,
+    measurement::{Measurement, ValueFormatter, WallTime},
+};
 use flood::{Flood, record};
+use rustix::time::{ClockId, clock_gettime};
 use tracer::{
     event::wire,
     journey::{Assembler, Chronicle, Journey, Limits},
     output::{Builder, Clock, Hops, Json, Sink, Tally, Text},
 };
 
+/// Packets taken at a time.
 const PACKETS: u64 = 20_000;
-/// Few flows, each in use over and over; and each packet and its answer a flow of its own.
-const FLOWS: [u64; 2] = [100, PACKETS / 2];
+/// Of few flows, of many, and each packet and its answer of a new one.
+const FLOWS: [(&str, u64); 3] =
+    [("100 flows", 100), ("10000 flows", 10_000), ("new flows", u64::MAX)];
 /// Events taken in one turn, between which time is told.
 const TURN: usize = 16_384;
 
@@ -27,8 +38,10 @@ struct Records {
 }
 
 impl Records {
-    fn of(flood: &Flood) -> Self {
-        let mut events: Vec<_> = (0..PACKETS).flat_map(|number| flood.packet(number)).collect();
+    /// From this packet on.
+    fn of(flood: &Flood, first: u64) -> Self {
+        let numbers = first..first + PACKETS;
+        let mut events: Vec<_> = numbers.flat_map(|number| flood.packet(number)).collect();
         events.sort_by_key(|event| event.time);
         Self { bytes: events.iter().flat_map(record).collect(), count: events.len() }
     }
@@ -73,47 +86,114 @@ impl Consumer {
                 self.out.drain(..).for_each(&mut told);
             }
         }
-        self.assembler.finish(&mut self.done);
-        self.done.drain(..).for_each(|journey| self.chronicle.push(journey));
-        self.chronicle.finish(&self.assembler, &mut self.out);
-        self.out.drain(..).for_each(&mut told);
     }
 }
 
 /// The same, counted and written.
-fn write(records: &Records, sink: &mut impl Sink) {
-    let builder = Builder { names: &(), clock: Clock::default(), data: false };
-    let mut tally = Tally::default();
-    Consumer::new().take(records, |journey| {
-        let record = builder.journey(&journey, None);
-        tally.add(&record);
-        tally.time(&journey, &());
-        sink.journey(&record).expect("nothing is refused");
+struct Writer<S> {
+    consumer: Consumer,
+    tally: Tally,
+    sink: S,
+}
+
+impl<S: Sink> Writer<S> {
+    fn new(sink: S) -> Self {
+        Self { consumer: Consumer::new(), tally: Tally::default(), sink }
+    }
+
+    fn take(&mut self, records: &Records) {
+        let builder = Builder { names: &(), clock: Clock::default(), data: false };
+        self.consumer.take(records, |journey| {
+            let record = builder.journey(&journey, None);
+            self.tally.add(&record);
+            self.tally.time(&journey, &());
+            self.sink.journey(&record).expect("nothing is refused");
+        });
+    }
+}
+
+/// This thread's time on a processor: what else the machine does counts less.
+struct ProcessorTime(WallTime);
+
+impl Measurement for ProcessorTime {
+    type Intermediate = Duration;
+    type Value = Duration;
+
+    fn start(&self) -> Duration {
+        processor_time()
+    }
+
+    fn end(&self, start: Duration) -> Duration {
+        processor_time().saturating_sub(start)
+    }
+
+    fn add(&self, a: &Duration, b: &Duration) -> Duration {
+        *a + *b
+    }
+
+    fn zero(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    fn to_f64(&self, value: &Duration) -> f64 {
+        self.0.to_f64(value)
+    }
+
+    fn formatter(&self) -> &dyn ValueFormatter {
+        self.0.formatter()
+    }
+}
+
+/// Measures how long it takes to take packets, always later ones.
+fn go(
+    bencher: &mut Bencher<'_, ProcessorTime>,
+    flood: &Flood,
+    next: &mut u64,
+    take: &mut dyn FnMut(&Records),
+) {
+    bencher.iter_custom(|times| {
+        let mut spent = Duration::ZERO;
+        for _ in 0..times {
+            let records = Records::of(flood, *next);
+            *next += PACKETS;
+            let start = processor_time();
+            take(&records);
+            spent += processor_time() - start;
+        }
+        spent
     });
-    black_box(tally.journeys());
+}
+
+fn processor_time() -> Duration {
+    clock_gettime(ClockId::ThreadCPUTime).try_into().unwrap_or_default()
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let mut criterion = Criterion::default().configure_from_args();
+    let criterion = Criterion::default().with_measurement(ProcessorTime(WallTime));
+    let mut criterion = criterion.configure_from_args();
     let mut group = criterion.benchmark_group("events");
     group.sample_size(10).sampling_mode(SamplingMode::Flat);
-    for flows in FLOWS {
-        let records = Records::of(&Flood::of(flows)?);
-        group.throughput(Throughput::Elements(records.count as u64));
-        group.bench_function(BenchmarkId::new("decoded", flows), |bencher| {
-            bencher
-                .iter(|| records.iter().for_each(|record| drop(black_box(wire::decode(record)))));
+    for (name, flows) in FLOWS {
+        let flood = Flood::of(flows)?;
+        group.throughput(Throughput::Elements(Records::of(&flood, 0).count as u64));
+        let mut measure = |what, take: &mut dyn FnMut(&Records)| {
+            let mut next = 0;
+            group.bench_function(BenchmarkId::new(what, name), |bencher| {
+                go(bencher, &flood, &mut next, take);
+            });
+        };
+        measure("decoded", &mut |records| {
+            records.iter().for_each(|record| drop(black_box(wire::decode(record))));
         });
-        group.bench_function(BenchmarkId::new("assembled", flows), |bencher| {
-            bencher.iter(|| Consumer::new().take(&records, |journey| drop(black_box(journey))));
+        let mut consumer = Consumer::new();
+        measure("assembled", &mut |records| {
+            consumer.take(records, |journey| drop(black_box(journey)));
         });
-        group.bench_function(BenchmarkId::new("json", flows), |bencher| {
-            bencher.iter(|| write(&records, &mut Json::new(io::BufWriter::new(io::sink()))));
-        });
-        group.bench_function(BenchmarkId::new("text", flows), |bencher| {
-            let text = || Text::new(io::BufWriter::new(io::sink()), Hops::Main, false);
-            bencher.iter(|| write(&records, &mut text()));
-        });
+        assert_eq!(consumer.assembler.counts().late, 0);
+        let mut json = Writer::new(Json::new(BufWriter::new(sink())));
+        measure("json", &mut |records| json.take(records));
+        let mut text = Writer::new(Text::new(BufWriter::new(sink()), Hops::Main, false));
+        measure("text", &mut |records| text.take(records));
     }
     group.finish();
     criterion.final_summary();
