@@ -11,12 +11,15 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use lab::{
-    Lab, Trace,
-    topology::{C1, C2},
+    Journey, Lab, Records, Trace,
+    topology::{C1, C2, HOST, WORLD},
     trace::{self, Output},
     traffic,
 };
 use serde_json::{Value, json};
+
+/// An address that no container of the lab has at first.
+const LATER: &str = "10.0.100.77";
 
 /// A Docker that runs `web1` in c1. Its socket goes with this value.
 struct Docker(PathBuf);
@@ -66,12 +69,23 @@ fn answer(mut stream: UnixStream, sandbox: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Starts to trace what `web1` sends and receives as ICMP.
+fn trace_web1(lab: &Lab, docker: &Docker) -> Result<Trace> {
+    let command = docker.pathtrace(&["-o", "json", "--container", "web1", "--proto", "icmp"])?;
+    Trace::spawn(lab.netns("host")?, command, Output::Keep)
+}
+
+/// The journeys of ICMP from or to this address.
+fn with<'a>(records: &'a Records, address: &str) -> Vec<&'a Journey> {
+    let ends = |journey: &Journey| [journey.flow("src"), journey.flow("dst")];
+    records.select(|j| j.proto() == "icmp" && ends(j).iter().any(|end| end == address))
+}
+
 #[test]
 fn a_container_is_selected_and_named_by_what_its_runtime_calls_it() -> Result<()> {
     let lab = Lab::standard()?;
     let docker = Docker::start(&lab)?;
-    let command = docker.pathtrace(&["-o", "json", "--container", "web1", "--proto", "icmp"])?;
-    let trace = Trace::spawn(lab.netns("host")?, command, Output::Keep)?;
+    let trace = trace_web1(&lab, &docker)?;
     assert_eq!(traffic::ping(lab.netns("c2")?, C1, 2)?, 2);
     assert_eq!(traffic::ping(lab.netns("host")?, C2, 2)?, 2);
     let records = trace.stop(&lab)?;
@@ -87,6 +101,60 @@ fn a_container_is_selected_and_named_by_what_its_runtime_calls_it() -> Result<()
         let last = hops.last().context("no hop")?;
         assert_eq!(last["netns"]["container"], "docker:web1");
     }
+    Ok(())
+}
+
+#[test]
+fn addresses_that_a_container_gets_later_are_followed_both_ways() -> Result<()> {
+    let lab = Lab::standard()?;
+    let docker = Docker::start(&lab)?;
+    let c1 = lab.netns("c1")?;
+    c1.ip(&format!("addr del {C1}/24 dev eth0"))?;
+    let trace = trace_web1(&lab, &docker)?;
+
+    c1.ip(&format!(
+        "addr add {LATER}/24 dev eth0
+         route add default via {HOST}"
+    ))?;
+    trace.settle()?;
+    assert_eq!(traffic::ping(c1, WORLD, 2)?, 2);
+    let records = trace.stop(&lab)?;
+
+    let out = [
+        "c1:eth0 nf_output",
+        "host:veth-c1 dev_receive",
+        "host nf_forward",
+        "world:eth0 dev_receive",
+    ];
+    let back = ["host:eth-up dev_receive", "host:veth-c1 dev_xmit", "c1:eth0 nf_input"];
+    for (direction, steps, to) in [("original", &out[..], "world"), ("reply", &back, "c1")] {
+        let journeys = records.of("icmp", direction);
+        assert_eq!(journeys.len(), 2, "{records}");
+        for journey in journeys {
+            journey.assert_passes(steps).assert_delivered(to);
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn addresses_that_a_container_loses_are_anothers() -> Result<()> {
+    let lab = Lab::standard()?;
+    let docker = Docker::start(&lab)?;
+    let (c1, c2) = (lab.netns("c1")?, lab.netns("c2")?);
+    c1.ip(&format!("addr add {LATER}/24 dev eth0"))?;
+    let trace = trace_web1(&lab, &docker)?;
+    assert_eq!(traffic::ping_with(c1, C2, &["-c", "1", "-I", LATER])?, 1);
+
+    c1.ip(&format!("addr del {LATER}/24 dev eth0"))?;
+    c2.ip(&format!("addr add {LATER}/24 dev eth0"))?;
+    trace.settle()?;
+    assert_eq!(traffic::ping_with(c2, HOST, &["-c", "2", "-I", LATER])?, 2);
+    assert_eq!(traffic::ping(c1, C2, 1)?, 1);
+    let records = trace.stop(&lab)?;
+
+    assert_eq!(with(&records, LATER).len(), 2, "a request and its reply: {records}");
+    assert_eq!(with(&records, C1).len(), 2, "what it still has: {records}");
     Ok(())
 }
 

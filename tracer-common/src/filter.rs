@@ -8,6 +8,9 @@ use crate::event::{Tuple, family};
 /// Most values that one criterion can have.
 pub const MAX_VALUES: usize = 16;
 
+/// Most addresses of selected containers.
+pub const MAX_CONTAINER_ADDRESSES: usize = 1024;
+
 /// A list of at most [`MAX_VALUES`] alternatives.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
@@ -81,14 +84,17 @@ impl Net {
     }
 
     #[inline(always)]
-    fn contains(&self, address: &[u64; 2]) -> bool {
+    fn contains(&self, address: &Halves) -> bool {
         address[0] & self.mask[0] == self.prefix[0] && address[1] & self.mask[1] == self.prefix[1]
     }
 }
 
+/// An (IPv4-mapped) address, as two halves of its bytes, read natively.
+pub type Halves = [u64; 2];
+
 /// An address as [`Filter::matches_addresses`] takes it.
 #[inline(always)]
-pub fn halves(address: &[u8; 16]) -> [u64; 2] {
+pub fn halves(address: &[u8; 16]) -> Halves {
     let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = *address;
     [u64::from_ne_bytes([a, b, c, d, e, f, g, h]), u64::from_ne_bytes([i, j, k, l, m, n, o, p])]
 }
@@ -143,8 +149,9 @@ pub struct Macs {
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct Filter {
-    /// Either address, as one of a container's.
-    pub container: Values<Net>,
+    /// Not 0: either address is to be one of a selected container's. Which those are changes while packets
+    /// are followed, so they are not here: whoever evaluates asks for them.
+    pub container: u64,
     /// Either address.
     pub ip: Values<Net>,
     /// Source address.
@@ -179,7 +186,7 @@ impl Filter {
         let net = Net { prefix: [0; 2], mask: [0; 2] };
         let ports = Ports { first: 0, last: 0 };
         Self {
-            container: Values::none(net),
+            container: 0,
             ip: Values::none(net),
             src: Values::none(net),
             dst: Values::none(net),
@@ -203,9 +210,13 @@ impl Filter {
     }
 
     /// Whether the packet itself matches. A port criterion never holds for a protocol without
-    /// ports or a later fragment.
+    /// ports or a later fragment. `of_container`: whether either address is one of a selected container's.
     #[inline(always)]
-    pub fn matches_packet(&self, packet: &Tuple) -> bool {
+    pub fn matches_packet(
+        &self,
+        packet: &Tuple,
+        of_container: impl Fn(&Halves, &Halves) -> bool,
+    ) -> bool {
         let src = halves(&packet.src);
         let dst = halves(&packet.dst);
         let addressed = packet.family != family::OTHER;
@@ -216,9 +227,7 @@ impl Filter {
                     (packet.family == family::ARP) == (p.family == family::ARP)
                         && packet.proto == p.number
                 })))
-            && (self.container.is_empty()
-                || (addressed
-                    && self.container.any(|net| net.contains(&src) || net.contains(&dst))))
+            && (self.container == 0 || (addressed && of_container(&src, &dst)))
             && (self.ip.is_empty()
                 || (addressed && self.ip.any(|net| net.contains(&src) || net.contains(&dst))))
             && (self.src.is_empty() || (addressed && self.src.any(|net| net.contains(&src))))
@@ -233,18 +242,19 @@ impl Filter {
     /// Whether any address criterion was given.
     #[inline(always)]
     pub fn names_addresses(&self) -> bool {
-        !(self.container.is_empty()
-            && self.ip.is_empty()
-            && self.src.is_empty()
-            && self.dst.is_empty())
+        !(self.container == 0 && self.ip.is_empty() && self.src.is_empty() && self.dst.is_empty())
     }
 
-    /// Whether these addresses match, each as two halves of its (IPv4-mapped) bytes, read natively.
-    /// What does not match here matches nowhere: the kernel side asks this before it parses more.
+    /// Whether these addresses match. What does not match here matches nowhere: the kernel side asks this
+    /// before it parses more. `of_container`: as in [`matches_packet`](Self::matches_packet).
     #[inline(always)]
-    pub fn matches_addresses(&self, src: &[u64; 2], dst: &[u64; 2]) -> bool {
-        (self.container.is_empty()
-            || self.container.any(|net| net.contains(src) || net.contains(dst)))
+    pub fn matches_addresses(
+        &self,
+        src: &Halves,
+        dst: &Halves,
+        of_container: impl Fn(&Halves, &Halves) -> bool,
+    ) -> bool {
+        (self.container == 0 || of_container(src, dst))
             && (self.ip.is_empty() || self.ip.any(|net| net.contains(src) || net.contains(dst)))
             && (self.src.is_empty() || self.src.any(|net| net.contains(src)))
             && (self.dst.is_empty() || self.dst.any(|net| net.contains(dst)))

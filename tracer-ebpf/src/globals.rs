@@ -12,7 +12,7 @@ use tracer_common::{
     config::{Arguments, Offsets, Settings, State},
     event::{Loss, Spared, Tuple},
     expression::View,
-    filter::Filter,
+    filter::{Filter, Halves, MAX_CONTAINER_ADDRESSES},
     track::{Decision, Flow, Followed, Published, Sent, telling},
 };
 
@@ -56,6 +56,17 @@ pub static FILTER: Filter = Filter::ANY;
 #[inline(always)]
 pub fn filter() -> &'static Filter {
     black_box(&FILTER)
+}
+
+/// Addresses of the selected containers. The user side keeps them.
+#[map]
+pub static CONTAINERS: HashMap<Halves, u8> =
+    HashMap::with_max_entries(MAX_CONTAINER_ADDRESSES as u32, 0);
+
+/// Whether either address is one of a selected container's. A BPF subprogram, for the stack of its own.
+#[inline(never)]
+pub fn is_of_container(src: &Halves, dst: &Halves) -> bool {
+    CONTAINERS.get_ptr(src).is_some() || CONTAINERS.get_ptr(dst).is_some()
 }
 
 /// One field of [`SETTINGS`].

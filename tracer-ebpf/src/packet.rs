@@ -6,7 +6,7 @@ use tracer_common::{
     filter::{Filter, Macs},
 };
 
-use crate::skb::read_into;
+use crate::{globals::is_of_container, skb::read_into};
 
 /// How the bytes of a packet are read: their addresses are what the reader takes them for.
 pub trait Bytes: Copy {
@@ -233,8 +233,11 @@ fn addresses_match<B: Bytes>(bytes: B, headers: &Headers, filter: &Filter) -> bo
             }
             let [_, proto, _, _, a, b, c, d, e, f, g, h] = ip;
             proto == ICMP
-                || filter
-                    .matches_addresses(&mapped_halves([a, b, c, d]), &mapped_halves([e, f, g, h]))
+                || filter.matches_addresses(
+                    &mapped_halves([a, b, c, d]),
+                    &mapped_halves([e, f, g, h]),
+                    is_of_container,
+                )
         }
         ETH_P_IPV6 => {
             let mut ip = [0u64; 5];
@@ -243,7 +246,8 @@ fn addresses_match<B: Bytes>(bytes: B, headers: &Headers, filter: &Filter) -> bo
             if headers.network + 40 > headers.end || !bytes.read(headers.network, into) {
                 return true;
             }
-            into[6] == ICMPV6 || filter.matches_addresses(&[ip[1], ip[2]], &[ip[3], ip[4]])
+            into[6] == ICMPV6
+                || filter.matches_addresses(&[ip[1], ip[2]], &[ip[3], ip[4]], is_of_container)
         }
         _ => true,
     }

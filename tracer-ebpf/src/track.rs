@@ -22,7 +22,8 @@ use crate::{
     expression,
     globals::{
         CURRENT, Current, EVENTS, FOLLOWED, FRAGMENTS, LEARNED, PUBLISHED, QUOTED, SENT,
-        add_untold, count, filter, is_maybe_followed, set_maybe_followed, setting, spare, state,
+        add_untold, count, filter, is_maybe_followed, is_of_container, set_maybe_followed, setting,
+        spare, state,
     },
     packet::{Bytes, Headers},
     skb::{Access as _, Probe, offset, unknown},
@@ -458,7 +459,7 @@ fn is_learned(tuple: &Tuple) -> bool {
 /// A BPF subprogram: it is long, and many points end in it.
 #[inline(never)]
 fn matches_packet(filter: &Filter, tuple: &Tuple) -> bool {
-    filter.matches_packet(tuple)
+    filter.matches_packet(tuple, is_of_container)
 }
 
 /// Unique for the trace: the time in the upper bits, the CPU in the lower 12. One CPU cannot begin

@@ -12,6 +12,7 @@ use std::{
     sync::Arc,
 };
 
+use container::Selected;
 use expression::Expression;
 
 use ipnet::IpNet;
@@ -231,11 +232,11 @@ impl NetnsRef {
 pub struct Selection {
     /// For the kernel side.
     pub filter: Filter,
-    /// Every address that was named, those of containers first.
+    /// Every address that was named by flag.
     pub addresses: Vec<IpNet>,
-    /// The addresses of the containers that were named.
-    pub of_containers: Vec<IpNet>,
-    /// Every namespace that was named, or is that of a container which was.
+    /// The containers that were named, and their addresses.
+    pub containers: Selected,
+    /// Every namespace that was named, but for those of containers.
     pub namespaces: Vec<Netns>,
     /// Every interface that was named, as a namespace's inode and an index.
     pub interfaces: Vec<(u32, u32)>,
@@ -346,21 +347,18 @@ pub fn resolve(
         &mut filter.mac,
         select.mac.iter().map(|MacAddress([a, b, c, d, e, f])| [*a, *b, *c, *d, *e, *f, 0, 0]),
     );
-    let mut namespaces =
-        select.netns.iter().map(NetnsRef::resolve).collect::<Result<Vec<_>, _>>()?;
+    let namespaces = select.netns.iter().map(NetnsRef::resolve).collect::<Result<Vec<_>, _>>()?;
     fill(&mut filter.netns, namespaces.iter().map(|n| n.inode));
     let interfaces = interfaces(&select.iface, &namespaces)?;
     if interfaces.len() > MAX_VALUES {
         anyhow::bail!("--iface names {} interfaces; {MAX_VALUES} is the most", interfaces.len());
     }
     fill(&mut filter.iface, interfaces.iter().map(|&(netns, ifindex)| Iface { netns, ifindex }));
-    let containers = container::resolve(&select.container)?;
-    let of_containers: Vec<IpNet> = containers.addresses.iter().copied().map(IpNet::from).collect();
-    fill(&mut filter.container, of_containers.iter().map(|net| Address(*net).net()));
-    namespaces.extend(containers.namespaces);
-    let named = [&select.ip, &select.src, &select.dst].into_iter().flatten().map(|a| a.0);
-    let addresses = of_containers.iter().copied().chain(named).collect();
-    Ok(Selection { filter, addresses, of_containers, namespaces, interfaces, expression })
+    let containers = Selected::resolve(&select.container)?;
+    filter.container = u64::from(!containers.is_empty());
+    let addresses = [&select.ip, &select.src, &select.dst].into_iter().flatten().map(|a| a.0);
+    let addresses = addresses.collect();
+    Ok(Selection { filter, addresses, containers, namespaces, interfaces, expression })
 }
 
 /// What is selected by what a packet says of itself.
@@ -402,6 +400,14 @@ fn interfaces(names: &[String], within: &[Netns]) -> anyhow::Result<Vec<(u32, u3
     Ok(found)
 }
 
+/// An address in the form that serves both families.
+pub(crate) fn mapped(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+        IpAddr::V6(v6) => v6.octets(),
+    }
+}
+
 fn fill<T: Copy>(values: &mut Values<T>, from: impl Iterator<Item = T>) {
     for item in from {
         // `contradiction` has refused more than fit.
@@ -432,7 +438,7 @@ mod tests {
     }
 
     fn matches(args: &[&str], packet: &Tuple) -> bool {
-        resolve(&select(args), None).unwrap().filter.matches_packet(packet)
+        resolve(&select(args), None).unwrap().filter.matches_packet(packet, |_, _| false)
     }
 
     #[test]

@@ -601,6 +601,9 @@ pub struct LostEvents {
     pub probe_missed: u64,
     /// The table of learned replies, or that of published addresses and ports, was full.
     pub learned_full: u64,
+    /// Addresses of selected containers that had no room: packets that have no other are not followed.
+    #[serde(default)]
+    pub addresses_full: u64,
     /// The table of journeys in the making was full: journeys ended early.
     pub journeys_evicted: u64,
     /// Flows forgotten because there were too many: their later packets count as another flow.

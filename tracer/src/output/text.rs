@@ -259,13 +259,14 @@ pub(super) fn left_out(left_out: &LeftOut) -> impl Iterator<Item = (u64, String)
 }
 
 /// What was lost, and in which words that is told.
-pub fn losses(lost: &LostEvents) -> [(u64, &'static str); 10] {
+pub fn losses(lost: &LostEvents) -> [(u64, &'static str); 11] {
     [
         (lost.ring_full, "events lost: the ring buffer was full"),
         (lost.tracking_full, "packets not followed: the table of followed packets was full"),
         (lost.behind, "packets not followed: events came faster than they were taken"),
         (lost.probe_missed, "sightings missed: a program could not run"),
         (lost.learned_full, "replies not followed: the table of learned replies was full"),
+        (lost.addresses_full, "addresses of selected containers not followed: too many"),
         (lost.journeys_evicted, "journeys ended early: too many at once"),
         (lost.flows_evicted, "flows forgotten: too many at once"),
         (lost.late, "events too late or twice"),

@@ -62,18 +62,26 @@ pub struct Marks {
 
 impl Marks {
     /// At least those that are selected, and their answers. Of several flags with addresses or
-    /// ports one is enough: a packet that matches has one of each.
-    pub fn of(selection: &Selection) -> Self {
+    /// ports one is enough: a packet that matches has one of each. `None`: no packet is, as long as no
+    /// selected container has an address.
+    pub fn of(selection: &Selection) -> Option<Self> {
         let filter = &selection.filter;
         let given = [&filter.port, &filter.sport, &filter.dport];
         let ports = given.into_iter().map(values).find(|ports| !ports.is_empty());
         let range = |Ports { first, last }| (first, last);
         let ports: Vec<_> = ports.into_iter().flatten().map(range).collect();
-        // In the order of these flags.
-        let given = [filter.container.len, filter.ip.len, filter.src.len, filter.dst.len];
-        let given = given.into_iter().find(|n| *n > 0);
-        let addresses: Vec<_> =
-            selection.addresses.iter().copied().take(given.unwrap_or(0) as usize).collect();
+        let addresses: Vec<_> = if selection.containers.is_empty() {
+            // In the order of these flags.
+            let given = [filter.ip.len, filter.src.len, filter.dst.len];
+            let given = given.into_iter().find(|n| *n > 0);
+            selection.addresses.iter().copied().take(given.unwrap_or(0) as usize).collect()
+        } else {
+            let all = selection.containers.addresses();
+            if all.is_empty() {
+                return None;
+            }
+            all.iter().copied().map(IpNet::from).collect()
+        };
         let proto = match values(&filter.proto).as_slice() {
             [one] if one.family == 0 => Some(one.number),
             _ => None,
@@ -83,7 +91,7 @@ impl Marks {
         } else {
             ports
         };
-        Self { addresses, ports, proto }
+        Some(Self { addresses, ports, proto })
     }
 }
 
@@ -117,7 +125,8 @@ impl Surroundings {
 
 /// The tables of one trace, by the namespace's inode.
 pub struct Tables {
-    marks: Marks,
+    /// `None`: nothing is marked.
+    marks: Option<Marks>,
     name: String,
     placed: HashMap<u32, Placed>,
 }
@@ -145,8 +154,16 @@ impl Tables {
     ///
     /// # Errors
     /// When `/proc` is not there.
-    pub fn new(marks: Marks) -> io::Result<Self> {
+    pub fn new(marks: Option<Marks>) -> io::Result<Self> {
         Ok(Self { marks, name: Owner::own()?.table(), placed: HashMap::new() })
+    }
+
+    /// Other packets are to be marked: what is placed goes, if it marks others.
+    pub fn mark(&mut self, marks: Option<Marks>) {
+        if self.marks != marks {
+            self.marks = marks;
+            self.placed.clear();
+        }
     }
 
     /// Places a table in a namespace, or another in its stead where `surroundings` changed; whether
@@ -159,8 +176,9 @@ impl Tables {
             return Ok(false);
         }
         self.placed.remove(&netns.inode);
+        let Some(marks) = &self.marks else { return Ok(false) };
         let placed = netns
-            .enter(|| self.make(surroundings))?
+            .enter(|| self.make(marks, surroundings))?
             .with_context(|| format!("cannot add a table to the rules of {}", netns.label()))?;
         self.placed.insert(netns.inode, placed);
         Ok(true)
@@ -177,12 +195,13 @@ impl Tables {
     }
 
     /// In the calling thread's namespace.
-    fn make(&self, surroundings: Surroundings) -> io::Result<Placed> {
+    fn make(&self, marks: &Marks, surroundings: Surroundings) -> io::Result<Placed> {
         let mut connection = Connection::netfilter()?;
         let mut families = vec![Family::Inet];
         families.extend(surroundings.bridge.then_some(Family::Bridge));
         let make = |owner| -> Vec<Order> {
-            families.iter().flat_map(|family| self.table(*family, &surroundings, owner)).collect()
+            let table = |family: &Family| self.table(*family, marks, &surroundings, owner);
+            families.iter().flat_map(table).collect()
         };
         let made = match connection.batch(&make(true)) {
             // A kernel without owners of tables.
@@ -196,20 +215,26 @@ impl Tables {
     }
 
     /// What makes the table of a family.
-    fn table(&self, family: Family, surroundings: &Surroundings, owner: bool) -> Vec<Order> {
+    fn table(
+        &self,
+        family: Family,
+        of: &Marks,
+        surroundings: &Surroundings,
+        owner: bool,
+    ) -> Vec<Order> {
         let hook = |number: libc::c_int| number as u32;
         let (prerouting, forward, output) = (
             hook(libc::NF_INET_PRE_ROUTING),
             hook(libc::NF_INET_FORWARD),
             hook(libc::NF_INET_LOCAL_OUT),
         );
-        let marks = by_packet(family, &self.marks, &surroundings.aliases);
+        let marks = by_packet(family, of, &surroundings.aliases);
         let mut chains = vec![
             ("prerouting", prerouting, BEFORE_ALL, marks.clone()),
             ("output", output, BEFORE_ALL, marks.clone()),
         ];
-        if surroundings.nat && family == Family::Inet && !self.marks.addresses.is_empty() {
-            let replies = by_connection(&self.marks);
+        if surroundings.nat && family == Family::Inet && !of.addresses.is_empty() {
+            let replies = by_connection(of);
             chains.push(("forward", forward, BEFORE_ALL, marks));
             chains.push(("replies", prerouting, BEHIND_CONNTRACK, replies));
         }
@@ -499,7 +524,8 @@ mod tests {
 
     fn marks(args: &[&str]) -> Marks {
         let args = std::iter::once("pathtrace").chain(args.iter().copied());
-        Marks::of(&resolve(&Cli::try_parse_from(args).unwrap().trace.select, None).unwrap())
+        let select = Cli::try_parse_from(args).unwrap().trace.select;
+        Marks::of(&resolve(&select, None).unwrap()).unwrap()
     }
 
     /// The rule set of a namespace, as nft lists it.
@@ -511,7 +537,7 @@ mod tests {
     }
 
     fn tables(args: &[&str]) -> Tables {
-        Tables::new(marks(args)).unwrap()
+        Tables::new(Some(marks(args))).unwrap()
     }
 
     #[test]
@@ -604,7 +630,7 @@ mod tests {
         let place = |name: String| {
             let tables = Tables { name, ..tables(&[]) };
             let surroundings = Surroundings::default();
-            let orders = tables.table(Family::Inet, &surroundings, false);
+            let orders = tables.table(Family::Inet, &marks(&[]), &surroundings, false);
             test.netns().enter(|| Connection::netfilter()?.batch(&orders)).unwrap().unwrap();
         };
         let own = Owner::own().unwrap();

@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeSet,
+    net::IpAddr,
     os::fd::{AsFd as _, OwnedFd},
     time::Duration,
 };
@@ -18,7 +19,10 @@ use tracer_common::{
 };
 
 use super::sys;
-use crate::event::{Family, Headers, PacketId, wire};
+use crate::{
+    event::{Family, Headers, PacketId, wire},
+    select::mapped,
+};
 
 /// `BPF_NOEXIST`.
 const NOEXIST: u64 = 1;
@@ -31,6 +35,7 @@ pub struct Tables {
     learned: HashMap<MapData, Flow, u64>,
     quoted: HashMap<MapData, u64, Quoted>,
     published: HashMap<MapData, Published, u8>,
+    containers: HashMap<MapData, [u8; 16], u8>,
     tracking: HashMap<MapData, u64, u8>,
     /// Tuples that had no room.
     refused: u64,
@@ -61,6 +66,7 @@ impl Tables {
             learned: HashMap::try_from(take("LEARNED")?)?,
             quoted: HashMap::try_from(take("QUOTED")?)?,
             published: HashMap::try_from(take("PUBLISHED")?)?,
+            containers: HashMap::try_from(take("CONTAINERS")?)?,
             tracking: HashMap::try_from(take("TRACKING")?)?,
             refused: 0,
             unpublished: 0,
@@ -119,6 +125,21 @@ impl Tables {
         let refused =
             addresses.iter().filter(|address| self.published.insert(*address, 1, 0).is_err());
         self.unpublished = refused.count() as u64;
+    }
+
+    /// Packets of containers are those of exactly these addresses.
+    pub fn select(&mut self, addresses: &BTreeSet<IpAddr>) {
+        let wanted: BTreeSet<[u8; 16]> = addresses.iter().copied().map(mapped).collect();
+        let old: Vec<[u8; 16]> = self.containers.keys().filter_map(Result::ok).collect();
+        for gone in old.iter().filter(|old| !wanted.contains(*old)) {
+            let _ = self.containers.remove(gone);
+        }
+        for new in wanted.iter().filter(|new| !old.contains(new)) {
+            // The table has room for as many as are ever selected.
+            if let Err(e) = self.containers.insert(new, 1, 0) {
+                log::warn!("an address of a container is not followed: {e}");
+            }
+        }
     }
 
     /// How many tuples and addresses had no room.

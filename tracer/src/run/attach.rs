@@ -35,6 +35,8 @@ const NEW: Duration = Duration::from_secs(10);
 
 /// Knows what the path is made of.
 pub struct Attacher {
+    /// What addresses were given by flag.
+    given: Vec<Vec<IpNet>>,
     /// Each the addresses of one packet that could match.
     combinations: Vec<Vec<IpNet>>,
     namespaces: Vec<u32>,
@@ -63,9 +65,12 @@ pub struct Watched {
 impl Attacher {
     /// For packets that were selected so.
     pub fn new(select: &SelectArgs, selection: &Selection) -> Self {
-        Self {
-            combinations: combinations(select, &selection.of_containers),
-            namespaces: selection.namespaces.iter().map(|n| n.inode).collect(),
+        let given = [&select.ip, &select.src, &select.dst];
+        let given = given.map(|flag| flag.iter().map(|address| address.0).collect());
+        let mut attacher = Self {
+            given: given.to_vec(),
+            combinations: Vec::new(),
+            namespaces: Vec::new(),
             interfaces: selection
                 .interfaces
                 .iter()
@@ -76,7 +81,18 @@ impl Attacher {
             met: BTreeSet::new(),
             expected: HashSet::new(),
             told: BTreeSet::new(),
-        }
+        };
+        attacher.select(selection);
+        attacher
+    }
+
+    /// The selected containers have other addresses or namespaces.
+    pub fn select(&mut self, selection: &Selection) {
+        let containers = &selection.containers;
+        let of_containers = containers.addresses().iter().copied().map(IpNet::from).collect();
+        self.combinations = combinations(&self.given, of_containers);
+        let named = selection.namespaces.iter().map(|netns| netns.inode);
+        self.namespaces = named.chain(containers.namespaces()).collect();
     }
 
     /// The namespaces that came between the last two looks. What became of them between the look
@@ -230,12 +246,8 @@ impl Attacher {
 }
 
 /// The addresses that one packet can have together: one of each flag that was given.
-fn combinations(select: &SelectArgs, of_containers: &[IpNet]) -> Vec<Vec<IpNet>> {
-    let given = [&select.ip, &select.src, &select.dst].map(|flag| {
-        let nets: Vec<IpNet> = flag.iter().map(|address| address.0).collect();
-        nets
-    });
-    let given = given.into_iter().chain([of_containers.to_vec()]);
+fn combinations(by_flag: &[Vec<IpNet>], of_containers: Vec<IpNet>) -> Vec<Vec<IpNet>> {
+    let given = by_flag.iter().cloned().chain([of_containers]);
     let given: Vec<_> = given.filter(|nets| !nets.is_empty()).collect();
     if given.iter().map(Vec::len).product::<usize>() > MOST_COMBINATIONS {
         return given.into_iter().flatten().map(|net| vec![net]).collect();
@@ -273,21 +285,19 @@ fn occupants(chains: &Chains) -> HookOccupants {
 mod tests {
     use super::*;
 
-    fn select(ip: &[&str], src: &[&str], dst: &[&str]) -> SelectArgs {
-        let parse = |list: &[&str]| list.iter().map(|a| a.parse().unwrap()).collect();
-        SelectArgs { ip: parse(ip), src: parse(src), dst: parse(dst), ..SelectArgs::default() }
+    fn nets(addresses: &[&str]) -> Vec<IpNet> {
+        addresses.iter().map(|a| IpNet::from(a.parse::<std::net::IpAddr>().unwrap())).collect()
     }
 
     #[test]
     fn one_flags_values_are_alternatives_and_different_flags_go_together() {
-        let of = |select: &SelectArgs| {
-            combinations(select, &[]).iter().map(Vec::len).collect::<Vec<_>>()
+        let lengths = |flags: [&[&str]; 3], of_container: &[&str]| {
+            let all = combinations(&flags.map(nets), nets(of_container));
+            all.iter().map(Vec::len).collect::<Vec<_>>()
         };
-        assert_eq!(of(&select(&["10.0.0.1", "10.0.0.2"], &[], &[])), [1, 1]);
-        assert_eq!(of(&select(&[], &["10.0.0.1"], &["10.0.0.2", "10.0.0.3"])), [2, 2]);
-        assert_eq!(of(&select(&[], &[], &[])), [0]);
-        let container = ["10.0.0.7/32".parse().unwrap(), "fd00::7/128".parse().unwrap()];
-        let both = combinations(&select(&["10.0.0.1"], &[], &[]), &container);
-        assert_eq!(both.iter().map(Vec::len).collect::<Vec<_>>(), [2, 2]);
+        assert_eq!(lengths([&["10.0.0.1", "10.0.0.2"], &[], &[]], &[]), [1, 1]);
+        assert_eq!(lengths([&[], &["10.0.0.1"], &["10.0.0.2", "10.0.0.3"]], &[]), [2, 2]);
+        assert_eq!(lengths([&[], &[], &[]], &[]), [0]);
+        assert_eq!(lengths([&["10.0.0.1"], &[], &[]], &["10.0.0.7", "fd00::7"]), [2, 2]);
     }
 }

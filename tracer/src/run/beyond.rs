@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tracer_common::{
     event::{Tuple, family},
-    filter::{Filter, has_ports},
+    filter::{Filter, Halves, halves, has_ports},
     track::{Flow, Published},
 };
 
@@ -20,7 +20,7 @@ use crate::{
         ruleset::{Redirection, Target},
         snapshot::Snapshot,
     },
-    select::{Selection, expression::Expression},
+    select::{Selection, expression::Expression, mapped},
 };
 
 /// Most ports of a published range that are followed.
@@ -33,12 +33,17 @@ const MOST_TUPLES: usize = 8_192;
 #[derive(Clone)]
 struct Wanted {
     filter: Filter,
+    /// Addresses of selected containers.
+    containers: Arc<BTreeSet<Halves>>,
     expression: Option<Arc<Expression>>,
 }
 
 impl Wanted {
     fn matches(&self, packet: &Tuple) -> bool {
-        self.filter.matches_packet(packet)
+        let of_container = |src: &Halves, dst: &Halves| {
+            self.containers.contains(src) || self.containers.contains(dst)
+        };
+        self.filter.matches_packet(packet, of_container)
             && self.expression.as_ref().is_none_or(|expression| expression.would_match(packet))
     }
 
@@ -51,7 +56,6 @@ impl Wanted {
 /// What is selected, and what of it is followed beyond NAT.
 pub struct Beyond {
     wanted: Wanted,
-    addresses: Vec<IpNet>,
     published: BTreeSet<Published>,
     reading: Option<JoinHandle<Vec<Flow>>>,
     /// Tuples that are not followed.
@@ -64,13 +68,21 @@ impl Beyond {
     /// Nothing yet, for packets that were selected so.
     pub fn new(selection: &Selection) -> Self {
         Self {
-            wanted: Wanted { filter: selection.filter, expression: selection.expression.clone() },
-            addresses: selection.addresses.clone(),
+            wanted: Wanted {
+                filter: selection.filter,
+                containers: Arc::new(of_containers(selection)),
+                expression: selection.expression.clone(),
+            },
             published: BTreeSet::new(),
             reading: None,
             left_out: 0,
             unpublished: 0,
         }
+    }
+
+    /// The selected containers have other addresses.
+    pub fn select(&mut self, selection: &Selection) {
+        self.wanted.containers = Arc::new(of_containers(selection));
     }
 
     /// Begins to read the connections that these namespaces track, in a thread of its own.
@@ -121,9 +133,8 @@ impl Beyond {
         let mut now = BTreeSet::new();
         let mut left_out = 0;
         // Without addresses most packets match anyway; who sends is not known before it does.
-        let Wanted { filter, expression } = &self.wanted;
-        let is_narrow = !self.addresses.is_empty() || expression.is_some();
-        if is_narrow && filter.src.is_empty() && filter.sport.is_empty() {
+        let filter = &self.wanted.filter;
+        if self.wanted.may_name_addresses() && filter.src.is_empty() && filter.sport.is_empty() {
             for (netns, redirection) in redirections {
                 let addresses = match redirection.address {
                     Some(address) => vec![address],
@@ -244,11 +255,8 @@ fn rewritten(wanted: &Wanted, connection: &Connection) -> Vec<Flow> {
     others.map(flow).collect()
 }
 
-fn mapped(address: IpAddr) -> [u8; 16] {
-    match address {
-        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
-        IpAddr::V6(v6) => v6.octets(),
-    }
+fn of_containers(selection: &Selection) -> BTreeSet<Halves> {
+    selection.containers.addresses().iter().map(|address| halves(&mapped(*address))).collect()
 }
 
 #[cfg(test)]

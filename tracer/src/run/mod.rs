@@ -239,6 +239,7 @@ struct Trace<'a> {
     args: &'a TraceArgs,
     /// What is selected, as on the command line.
     line: String,
+    selection: Selection,
     /// Somebody looks on, who sees how it stands and ends it.
     is_viewed: bool,
     /// How long a journey waits for the rules that it met.
@@ -288,8 +289,7 @@ impl<'a> Trace<'a> {
         sinks: Sinks,
         wishes: &Wishes,
     ) -> anyhow::Result<Self> {
-        let Wanted { selection, select, line } = wanted;
-        let selection = &selection;
+        let Wanted { mut selection, select, line } = wanted;
         let is_viewed = matches!(wishes, Wishes::View(_));
         let request = Request {
             filter: selection.filter,
@@ -306,20 +306,22 @@ impl<'a> Trace<'a> {
         let mut probes = Probes::load(&request, types)?;
         let mut watch = Watch::new()?;
         let snapshot = Snapshot::take()?;
+        selection.containers.look(&snapshot);
         let namer = Namer::start(&snapshot);
         let namespaces = Netns::all()?;
         probes.sweep(&namespaces);
         if args.nft_trace || probe::nft_trace::may_leave_tables() {
             nft_trace::sweep_all(&namespaces);
         }
-        let mut nft_trace = args.nft_trace.then(|| NftTrace::new(selection)).transpose()?;
-        let mut attacher = Attacher::new(&select, selection);
+        let mut nft_trace = args.nft_trace.then(|| NftTrace::new(&selection)).transpose()?;
+        let mut attacher = Attacher::new(&select, &selection);
         let watched = attacher.attach(&mut probes, nft_trace.as_mut(), &snapshot);
         let followed = attacher.to_follow(&snapshot);
         follow(&mut watch, &followed);
         probes.attach_tracepoints()?;
         probes.attach_functions();
-        let tables = probes.take_tables()?;
+        let mut tables = probes.take_tables()?;
+        tables.select(selection.containers.addresses());
         let limits = Limits::default();
         // SAFETY: the ring buffer owns its descriptor, and keeps it until it is dropped.
         let events = unsafe { AsyncFd::register(probes.take_events()?) }
@@ -327,12 +329,13 @@ impl<'a> Trace<'a> {
         let mut machine = Machine::new(snapshot, facts.clone(), !args.no_names);
         machine.brackets = probes.brackets.clone();
         machine.rules.follow(tell_rules(&watch, &followed));
-        let mut beyond = Beyond::new(selection);
+        let mut beyond = Beyond::new(&selection);
         beyond.read_connections(followed);
         Ok(Self {
             beyond,
             args,
             line,
+            selection,
             is_viewed,
             patience: RULES_WAIT,
             tables,
@@ -697,7 +700,25 @@ impl<'a> Trace<'a> {
         if containers.owners().keys().any(|netns| !known.contains_key(netns)) {
             self.changed.insert(Change::Namespaces);
         }
+        self.selection.containers.know(&containers, self.machine.snapshot().own);
         self.machine.know(containers);
+        if self.follow_containers() {
+            self.attach_anew();
+        }
+    }
+
+    /// What selected containers have for addresses now is followed; whether that is news.
+    fn follow_containers(&mut self) -> bool {
+        let is_news = self.selection.containers.look(self.machine.snapshot());
+        if is_news {
+            self.tables.select(self.selection.containers.addresses());
+            self.beyond.select(&self.selection);
+            self.attacher.select(&self.selection);
+            if let Some(nft_trace) = &mut self.nft_trace {
+                nft_trace.select(&self.selection);
+            }
+        }
+        is_news
     }
 
     /// Takes notice of changes: rules are read again, the rest is looked at.
@@ -782,6 +803,7 @@ impl<'a> Trace<'a> {
             if let Change::Gone(inode) = change {
                 self.tables.forget_tracking(*inode);
                 self.attacher.forget(&mut self.probes, *inode);
+                self.selection.containers.forget(*inode);
             }
         }
         let mut snapshot = self.machine.snapshot().clone();
@@ -810,6 +832,12 @@ impl<'a> Trace<'a> {
             Ok(Err(error)) => log::warn!("{error}; names and paths may be old"),
             Err(error) => log::warn!("looking at the machine failed: {error}"),
         }
+        self.follow_containers();
+        self.attach_anew();
+    }
+
+    /// Probes are where the path is now, and it is watched.
+    fn attach_anew(&mut self) {
         let (probes, nft_trace) = (&mut self.probes, self.nft_trace.as_mut());
         self.watched = self.attacher.attach(probes, nft_trace, self.machine.snapshot());
         self.attach_late();
@@ -840,6 +868,7 @@ impl<'a> Trace<'a> {
                 tracking_full: lost.tracking_full,
                 behind: lost.behind,
                 probe_missed: lost.probe_missed,
+                addresses_full: self.selection.containers.refused(),
                 learned_full: lost.learned_full + self.tables.refused() + self.beyond.left_out(),
                 journeys_evicted: counts.evicted,
                 flows_evicted: counts.flows_evicted,

@@ -52,6 +52,11 @@ impl NftTrace {
         Ok(Self { tables, listeners: BTreeMap::new(), lost: 0, told: HashSet::new() })
     }
 
+    /// The selected containers have other addresses: from the next [`follow`](Self::follow) on.
+    pub fn select(&mut self, selection: &Selection) {
+        self.tables.mark(Marks::of(selection));
+    }
+
     /// Traces in exactly these namespaces. What cannot be is handed to `tell`, in one line.
     pub fn follow(
         &mut self,

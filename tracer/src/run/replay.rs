@@ -230,6 +230,7 @@ fn add(a: Events, b: Events) -> Events {
             behind: l.behind.saturating_add(m.behind),
             probe_missed: l.probe_missed.saturating_add(m.probe_missed),
             learned_full: l.learned_full.saturating_add(m.learned_full),
+            addresses_full: l.addresses_full.saturating_add(m.addresses_full),
             journeys_evicted: l.journeys_evicted.saturating_add(m.journeys_evicted),
             flows_evicted: l.flows_evicted.saturating_add(m.flows_evicted),
             late: l.late.saturating_add(m.late),

@@ -1,15 +1,14 @@
-//! `--container`: from a name to the addresses of what is called so.
+//! `--container`: from a name to the addresses of what is called so, now and while it is traced.
 
-use std::{fmt, net::IpAddr, str::FromStr};
+use std::{collections::BTreeSet, fmt, net::IpAddr, str::FromStr};
 
 use anyhow::{anyhow, bail};
 use clap_complete::engine::CompletionCandidate;
-use tracer_common::filter::MAX_VALUES;
+use tracer_common::filter::MAX_CONTAINER_ADDRESSES;
 
 use crate::host::{
     containers::{Container, Containers, Runtime, Sources},
-    netns::Netns,
-    snapshot::Snapshot,
+    snapshot::{Namespace, Snapshot},
 };
 
 /// How alike two names are that one may have been meant as the other.
@@ -57,40 +56,134 @@ impl FromStr for ContainerRef {
     }
 }
 
-/// What containers lead to.
-#[derive(Debug, Default)]
-pub struct Found {
-    /// Their addresses.
-    pub addresses: Vec<IpAddr>,
-    /// Their namespaces.
-    pub namespaces: Vec<Netns>,
+/// The selected containers, and the addresses that their packets are known by. Both change while a
+/// trace runs: a container gets another address, or is started again.
+#[derive(Clone, Debug, Default)]
+pub struct Selected {
+    containers: Vec<One>,
+    addresses: BTreeSet<IpAddr>,
+    /// Addresses that had no room.
+    refused: u64,
 }
 
-/// Finds these containers on this machine.
-///
-/// # Errors
-/// When one is not there, does not run, could be several, or has no address.
-pub fn resolve(wanted: &[ContainerRef]) -> anyhow::Result<Found> {
-    let mut found = Found::default();
-    if wanted.is_empty() {
-        return Ok(found);
+/// One of them.
+#[derive(Clone, Debug)]
+struct One {
+    /// What it alone is called.
+    name: ContainerRef,
+    /// Its namespace; none while it does not run.
+    netns: Option<u32>,
+    /// That is another than was looked at last.
+    moved: bool,
+    /// As they were seen last: it may come back with the same.
+    addresses: Vec<IpAddr>,
+}
+
+impl Selected {
+    /// Finds these containers on this machine.
+    ///
+    /// # Errors
+    /// When one is not there, does not run, or could be several.
+    pub fn resolve(wanted: &[ContainerRef]) -> anyhow::Result<Self> {
+        let mut selected = Self::default();
+        if wanted.is_empty() {
+            return Ok(selected);
+        }
+        let snapshot = Snapshot::take_all(&Sources::of_this_machine())?;
+        for wanted in wanted {
+            selected.containers.push(One::of(wanted.find(&snapshot.containers)?, snapshot.own)?);
+        }
+        selected.look(&snapshot);
+        for one in selected.containers.iter().filter(|one| one.addresses.is_empty()) {
+            let name = one.name.to_string();
+            log::warn!("{} has no address yet; it is followed once it has", name.escape_debug());
+        }
+        Ok(selected)
     }
-    let snapshot = Snapshot::take_all(&Sources::of_this_machine())?;
-    for wanted in wanted {
-        let container = wanted.find(&snapshot.containers)?;
-        let (netns, addresses) = addresses(container, &snapshot)?;
-        let new = addresses.into_iter().filter(|address| !found.addresses.contains(address));
-        let new: Vec<_> = new.collect();
-        found.addresses.extend(new);
-        found.namespaces.push(Netns::by_inode(netns)?);
+
+    /// Whether none was selected.
+    pub fn is_empty(&self) -> bool {
+        self.containers.is_empty()
     }
-    let n = found.addresses.len();
-    if n > MAX_VALUES {
-        bail!(
-            "the given containers have {n} addresses; {MAX_VALUES} is the most: use --netns or --ip"
-        );
+
+    /// Their addresses, but for those of loopback.
+    pub fn addresses(&self) -> &BTreeSet<IpAddr> {
+        &self.addresses
     }
-    Ok(found)
+
+    /// Their namespaces.
+    pub fn namespaces(&self) -> impl Iterator<Item = u32> {
+        self.containers.iter().filter_map(|one| one.netns)
+    }
+
+    /// Addresses that had no room.
+    pub fn refused(&self) -> u64 {
+        self.refused
+    }
+
+    /// The machine looks like this now; whether an address or a namespace is another.
+    pub fn look(&mut self, snapshot: &Snapshot) -> bool {
+        let mut moved = false;
+        for one in &mut self.containers {
+            let seen = one.netns.and_then(|netns| snapshot.namespaces.get(&netns));
+            if let Some(namespace) = seen {
+                one.addresses = addresses(namespace);
+                moved |= one.moved;
+                one.moved = false;
+            }
+        }
+        let all: BTreeSet<_> =
+            self.containers.iter().flat_map(|one| one.addresses.iter().copied()).collect();
+        self.refused = all.len().saturating_sub(MAX_CONTAINER_ADDRESSES) as u64;
+        let all = all.into_iter().take(MAX_CONTAINER_ADDRESSES).collect();
+        let changed = all != self.addresses;
+        self.addresses = all;
+        changed || moved
+    }
+
+    /// These run now: one that was started again has another namespace.
+    pub fn know(&mut self, containers: &Containers, own: u32) {
+        for one in &mut self.containers {
+            let found = one.name.find(containers).ok().filter(|found| found.running);
+            let netns = found.and_then(|found| found.netns).filter(|netns| *netns != own);
+            if netns.is_some() && netns != one.netns {
+                one.netns = netns;
+                one.moved = true;
+            }
+        }
+    }
+
+    /// This namespace is gone: one that comes under its inode is another.
+    pub fn forget(&mut self, gone: u32) {
+        for one in self.containers.iter_mut().filter(|one| one.netns == Some(gone)) {
+            one.netns = None;
+        }
+    }
+}
+
+impl One {
+    /// Its addresses are not looked at yet.
+    fn of(container: &Container, own: u32) -> anyhow::Result<Self> {
+        let label = container.label();
+        let label = label.escape_debug();
+        if !container.running {
+            bail!("{label} does not run; start it, or select by --ip");
+        }
+        let Some(netns) = container.netns else {
+            bail!("no network namespace of {label} is known; select by --ip or --mac");
+        };
+        if netns == own {
+            bail!("{label} uses the network of the host; select by --ip or --port");
+        }
+        let name = ContainerRef { runtime: Some(container.runtime), name: container.short() };
+        Ok(Self { name, netns: Some(netns), moved: false, addresses: Vec::new() })
+    }
+}
+
+/// The addresses of a namespace, but for those of loopback.
+fn addresses(namespace: &Namespace) -> Vec<IpAddr> {
+    let links = namespace.links.values().filter(|link| !link.is_loopback());
+    links.flat_map(|link| link.addresses.iter().map(|net| net.addr())).collect()
 }
 
 /// What runs now, for a shell that completes.
@@ -174,34 +267,10 @@ fn told(containers: &[&Container]) -> String {
     names.join(", ")
 }
 
-/// The namespace of a container, and its addresses there but for those of loopback.
-fn addresses(container: &Container, snapshot: &Snapshot) -> anyhow::Result<(u32, Vec<IpAddr>)> {
-    let label = container.label();
-    let label = label.escape_debug();
-    if !container.running {
-        bail!("{label} does not run; start it, or select by --ip");
-    }
-    let Some(netns) = container.netns else {
-        bail!("no network namespace of {label} is known; select by --ip or --mac");
-    };
-    if netns == snapshot.own {
-        bail!("{label} uses the network of the host; select by --ip or --port");
-    }
-    let links = snapshot.namespaces.get(&netns).into_iter().flat_map(|n| n.links.values());
-    let addresses: Vec<_> = links
-        .filter(|link| !link.is_loopback())
-        .flat_map(|link| link.addresses.iter().map(|net| net.addr()))
-        .collect();
-    if addresses.is_empty() {
-        bail!("{label} has no address yet; wait for it, or select by --netns {netns}");
-    }
-    Ok((netns, addresses))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::host::{link::Link, snapshot::Namespace};
+    use crate::host::link::Link;
 
     fn container(runtime: Runtime, name: &str, running: bool) -> Container {
         let json = serde_json::json!({
@@ -274,36 +343,87 @@ mod tests {
         }
     }
 
-    #[test]
-    fn all_addresses_but_loopback_are_taken_and_without_any_is_an_error() {
-        let link = |name: &str, arp_type: u16, addresses: &[&str]| -> Link {
-            let json = serde_json::json!({
-                "ifindex": arp_type, "name": name, "up": true, "mtu": 1500,
-                "arp_type": arp_type, "addresses": addresses,
-            });
-            serde_json::from_value(json).unwrap()
-        };
-        let lo = link("lo", 772, &["127.0.0.1/8"]);
-        let eth0 = link("eth0", 1, &["10.0.0.7/24", "fe80::7/64", "fd00::7/64"]);
-        let of = |links: Vec<Link>| {
-            let links = links.into_iter().map(|link| (link.ifindex, link)).collect();
-            let mut snapshot = Snapshot::default();
-            snapshot.own = 1;
-            snapshot.namespaces.insert(7, Namespace { links, ..Namespace::default() });
-            snapshot
-        };
-        let web1 = container(Runtime::Lxd, "web1", true);
-        let (netns, found) = addresses(&web1, &of(vec![lo.clone(), eth0])).unwrap();
-        let expected = ["10.0.0.7", "fe80::7", "fd00::7"].map(|a| a.parse::<IpAddr>().unwrap());
-        assert_eq!((netns, found.as_slice()), (7, &expected[..]));
+    fn link(name: &str, arp_type: u16, addresses: &[&str]) -> Link {
+        let json = serde_json::json!({
+            "ifindex": arp_type, "name": name, "up": true, "mtu": 1500,
+            "arp_type": arp_type, "addresses": addresses,
+        });
+        serde_json::from_value(json).unwrap()
+    }
 
-        let error = addresses(&web1, &of(vec![lo])).unwrap_err().to_string();
-        assert!(error.contains("no address"), "{error}");
-        let stopped = container(Runtime::Lxd, "db", false);
-        let error = addresses(&stopped, &of(vec![])).unwrap_err().to_string();
-        assert!(error.contains("start it"), "{error}");
-        let of_host = Container { netns: Some(1), ..web1 };
-        let error = addresses(&of_host, &of(vec![])).unwrap_err().to_string();
-        assert!(error.contains("network of the host"), "{error}");
+    /// A machine with one namespace beside its own.
+    fn machine(netns: u32, addresses: &[&str]) -> Snapshot {
+        let links = [link("lo", 772, &["127.0.0.1/8"]), link("eth0", 1, addresses)];
+        let links = links.into_iter().map(|link| (link.ifindex, link)).collect();
+        let mut snapshot = Snapshot::default();
+        snapshot.own = 1;
+        snapshot.namespaces.insert(netns, Namespace { links, ..Namespace::default() });
+        snapshot
+    }
+
+    fn web1() -> Selected {
+        let web1 = One::of(&container(Runtime::Lxd, "web1", true), 1).unwrap();
+        Selected { containers: vec![web1], ..Selected::default() }
+    }
+
+    fn known(selected: &Selected) -> Vec<String> {
+        selected.addresses().iter().map(ToString::to_string).collect()
+    }
+
+    #[test]
+    fn all_addresses_but_loopback_are_taken() {
+        let mut web1 = web1();
+        assert!(web1.look(&machine(7, &["10.0.0.7/24", "fe80::7/64", "fd00::7/64"])));
+        assert_eq!(known(&web1), ["10.0.0.7", "fd00::7", "fe80::7"]);
+    }
+
+    #[test]
+    fn addresses_come_and_go() {
+        let mut web1 = web1();
+        assert!(!web1.look(&machine(7, &[])));
+        assert!(web1.look(&machine(7, &["10.0.0.7/24"])));
+        assert!(!web1.look(&machine(7, &["10.0.0.7/24"])), "the same as before");
+        assert!(web1.look(&machine(7, &["10.0.0.8/24"])));
+        assert_eq!(known(&web1), ["10.0.0.8"]);
+    }
+
+    #[test]
+    fn addresses_beyond_the_room_are_counted() {
+        let mut web1 = web1();
+        let all: Vec<_> = (0..MAX_CONTAINER_ADDRESSES + 3)
+            .map(|n| format!("10.0.{}.{}/16", n / 256, n % 256))
+            .collect();
+        let all: Vec<_> = all.iter().map(String::as_str).collect();
+        assert!(web1.look(&machine(7, &all)));
+        assert_eq!((known(&web1).len(), web1.refused()), (MAX_CONTAINER_ADDRESSES, 3));
+    }
+
+    #[test]
+    fn a_container_that_is_started_again_is_the_same() {
+        let mut web1 = web1();
+        web1.look(&machine(7, &["10.0.0.7/24"]));
+        web1.forget(7);
+        assert!(!web1.look(&machine(7, &["10.0.0.9/24"])), "another's that has the inode now");
+        assert_eq!(known(&web1), ["10.0.0.7"], "it may come back with it");
+        let again = Container { netns: Some(8), ..container(Runtime::Lxd, "web1", true) };
+        let containers = |list| Containers { list, ..Containers::default() };
+        web1.know(&containers(vec![again.clone()]), 1);
+        assert!(web1.look(&machine(8, &["10.0.0.7/24"])), "its namespace is another");
+        assert_eq!(web1.namespaces().collect::<Vec<_>>(), [8]);
+        assert!(!web1.look(&machine(8, &["10.0.0.7/24"])));
+        let docker = Container { netns: Some(9), ..container(Runtime::Docker, "web1", true) };
+        web1.know(&containers(vec![docker]), 1);
+        assert_eq!(web1.namespaces().collect::<Vec<_>>(), [8], "another of this name");
+    }
+
+    #[test]
+    fn what_has_no_addresses_of_its_own_is_refused() {
+        let refused = |container: &Container| One::of(container, 1).unwrap_err().to_string();
+        assert!(refused(&container(Runtime::Lxd, "db", false)).contains("start it"));
+        let web1 = container(Runtime::Lxd, "web1", true);
+        let of_host = refused(&Container { netns: Some(1), ..web1.clone() });
+        assert!(of_host.contains("network of the host"), "{of_host}");
+        let unknown = refused(&Container { netns: None, ..web1 });
+        assert!(unknown.contains("--mac"), "{unknown}");
     }
 }

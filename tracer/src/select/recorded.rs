@@ -94,7 +94,7 @@ impl Recorded {
         self.matches_place(journey)
             && (self.container.is_empty()
                 || self.container.iter().any(|wanted| touches(wanted, journey)))
-            && forms(journey).iter().any(|tuple| self.filter.matches_packet(tuple))
+            && forms(journey).iter().any(|tuple| self.filter.matches_packet(tuple, |_, _| false))
             && self.matches_mac(journey)
             && self.matches_expression(journey)
     }
