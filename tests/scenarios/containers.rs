@@ -12,7 +12,8 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use lab::{
     Journey, Lab, Records, Trace,
-    topology::{C1, C2, HOST, WORLD},
+    pace::slowness,
+    topology::{self, C1, C2, HOST, WORLD},
     trace::{self, Output},
     traffic,
 };
@@ -155,6 +156,28 @@ fn addresses_that_a_container_loses_are_anothers() -> Result<()> {
 
     assert_eq!(with(&records, LATER).len(), 2, "a request and its reply: {records}");
     assert_eq!(with(&records, C1).len(), 2, "what it still has: {records}");
+    Ok(())
+}
+
+#[test]
+fn a_container_that_is_started_again_is_still_followed() -> Result<()> {
+    let mut lab = Lab::standard()?;
+    let docker = Docker::start(&lab)?;
+    let trace = trace_web1(&lab, &docker)?;
+
+    // As a runtime does that stops it.
+    lab.netns("host")?.ip("link del veth-c1")?;
+    lab.delete("c1")?;
+    topology::container(&mut lab, "c1", LATER, "fd00:100::77")?;
+    // The runtime is asked a moment after the namespace was noticed.
+    let apart = (0.5 * f64::from(slowness())).to_string();
+    assert_eq!(traffic::ping_with(lab.netns("c1")?, WORLD, &["-c", "12", "-i", &apart])?, 12);
+    let records = trace.stop(&lab)?;
+
+    for (direction, to) in [("original", "world"), ("reply", "c1")] {
+        let journeys = records.of("icmp", direction);
+        journeys.last().context("none in this direction")?.assert_delivered(to);
+    }
     Ok(())
 }
 
