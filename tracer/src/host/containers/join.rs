@@ -63,8 +63,18 @@ pub(super) fn read<'a>(sources: &'a Sources, behind: &BTreeMap<String, u32>) -> 
         list.extend(containers);
         problems.extend(problem);
     }
-    let unknown = unknown(&list, &processes);
-    list.extend(unknown);
+    list.extend(unknown(&list, &processes));
+    let unnamed = |c: &Container| {
+        c.runtime == Runtime::Podman && c.id.as_deref().is_some_and(|id| c.name == short_id(id))
+    };
+    if list.iter().any(unnamed) {
+        let names = sources.storage.names(sources.patience);
+        for container in list.iter_mut().filter(|container| unnamed(container)) {
+            let name = container.id.as_ref().and_then(|id| names.by_id.get(id));
+            container.name = name.cloned().unwrap_or_else(|| container.name.clone());
+        }
+        problems.extend(names.problems);
+    }
     for container in &mut list {
         let oldest = container.netns.and_then(|netns| processes.oldest.get(&netns));
         container.pid = container.pid.or_else(|| oldest.map(|process| process.pid));

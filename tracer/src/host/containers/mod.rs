@@ -7,7 +7,8 @@
 //! - `sources`: where to look, as a value;
 //! - `http`: one question on a socket, with limits;
 //! - `lxd`, `docker`: what LXD and Incus, Docker and Podman say;
-//! - `processes`, `cgroup`: what processes tell.
+//! - `processes`, `cgroup`: what processes tell;
+//! - `storage`: what Podman's storage on disk tells.
 
 mod cgroup;
 mod docker;
@@ -16,6 +17,7 @@ mod join;
 mod lxd;
 mod processes;
 mod sources;
+mod storage;
 #[cfg(test)]
 mod tests;
 

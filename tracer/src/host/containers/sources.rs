@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use super::Runtime;
+use super::{Runtime, storage::Storage};
 
 /// How long one runtime may take, for all that it is asked.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -22,12 +22,14 @@ pub struct Api {
 }
 
 /// Where containers are looked for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Sources {
     /// Where the processes are.
     pub proc: PathBuf,
     /// The sockets that runtimes may listen at, each once.
     pub apis: Vec<Api>,
+    /// Where Podman's containers are stored.
+    pub storage: Storage,
     /// How long one runtime may take in all; they are asked at once.
     pub patience: Duration,
 }
@@ -59,7 +61,14 @@ impl Sources {
         let apis = all.into_iter().filter_map(|(runtime, socket)| {
             Some(Api { runtime, socket: socket.filter(|path| !path.as_os_str().is_empty())? })
         });
-        Self { proc: "/proc".into(), apis: apis.collect(), patience: PATIENCE }
+        let stored = [
+            fixed("/var/lib/containers/storage"),
+            within("XDG_DATA_HOME", "containers/storage"),
+            variable("HOME").map(|home| Storage::of_home(&home)),
+        ];
+        let stored = stored.into_iter().flatten().filter(|path| path.is_absolute());
+        let storage = Storage::new(stored.collect(), fixed("/home"));
+        Self { proc: "/proc".into(), apis: apis.collect(), storage, patience: PATIENCE }
     }
 
     /// The sockets that are there now, each once, whatever names lead to it.

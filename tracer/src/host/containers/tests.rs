@@ -15,12 +15,13 @@ use std::{
 use serde_json::json;
 use tempfile::TempDir;
 
-use super::{http::MOST_BYTES, *};
+use super::{http::MOST_BYTES, storage::Storage, *};
 
 const LXD: &str = include_str!("fixtures/lxd-5.0.2-instances.json");
 const DOCKER: &str = include_str!("fixtures/docker-20.10-list.json");
 const DOCKER_ONE: &str = include_str!("fixtures/docker-20.10-inspect.json");
 const PODMAN: &str = include_str!("fixtures/podman-4.3-list.json");
+const PODMAN_STORED: &str = include_str!("fixtures/podman-4.3-containers.json");
 const WEB: &str = "c564d5c6d9a2d2819484a43b835c2165f5a85b2e68c01783784fd8bd9b4d9582";
 const POD1: &str = "0b416c4d44985595d2d42cbea992ab15fe168235cb86c0214a0d03078c5503f5";
 
@@ -35,7 +36,12 @@ impl Host {
     fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let proc = directory.path().join("proc");
-        let sources = Sources { proc, apis: Vec::new(), patience: Duration::from_millis(300) };
+        let sources = Sources {
+            proc,
+            apis: Vec::new(),
+            storage: Storage::default(),
+            patience: Duration::from_millis(300),
+        };
         let host = Self { directory, sources };
         host.process("1", "systemd", "own", "/init.scope", "/sbin/init");
         host.process("self", "pathtrace", "own", "/", "pathtrace");
@@ -466,4 +472,17 @@ fn a_tap_leads_to_its_virtual_machine() {
     let containers = host.read();
     assert_eq!(containers.behind_tap("tap1234").map(Container::label), Some("incus:vm1".into()));
     assert_eq!(containers.behind_tap("tap1"), None);
+}
+
+#[test]
+fn podmans_storage_tells_names_that_nothing_else_tells() {
+    let mut host = Host::new();
+    let pod1 = host.netns("pod1");
+    host.process("920", "httpd", "pod1", &format!("/libpod_parent/libpod-{POD1}"), "httpd");
+    let stored = host.path("storage/overlay-containers");
+    fs::create_dir_all(&stored).unwrap();
+    fs::write(stored.join("containers.json"), PODMAN_STORED).unwrap();
+    host.sources.storage = Storage::new(vec![host.path("storage")], None);
+    host.sources.patience = Duration::from_secs(20);
+    assert_eq!(labels(&host.read()), [("podman:pod1".to_owned(), Some(pod1))]);
 }
