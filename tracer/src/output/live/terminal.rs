@@ -83,3 +83,49 @@ fn restore_on_panic() {
         }));
     });
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        env,
+        process::{Command, Stdio},
+    };
+
+    use super::*;
+
+    /// No test by itself: what the next one runs in a terminal of its own.
+    #[test]
+    #[ignore = "takes the terminal over"]
+    fn panic_in_the_view() {
+        let _screen = Screen::take().unwrap();
+        panic!("the view fell");
+    }
+
+    #[test]
+    fn a_panic_gives_the_terminal_back_before_it_is_told() {
+        let this = env::current_exe().unwrap();
+        let inside = "output::live::terminal::tests::panic_in_the_view";
+        let commands = format!(
+            "stty rows 24 cols 80; echo before=$(stty -g); {} --exact {inside} --ignored --nocapture; \
+             echo after=$(stty -g)",
+            this.display()
+        );
+
+        let mut script = Command::new("script");
+        script.args(["-qec", &commands, "/dev/null"]).stdin(Stdio::null());
+        let ended = script.output().unwrap();
+
+        let shown = String::from_utf8_lossy(&ended.stdout).into_owned();
+        let place =
+            |text: &str| shown.find(text).unwrap_or_else(|| panic!("no {text:?}: {shown:?}"));
+        let (entered, left) = (place("\x1b[?1049h"), place("\x1b[?1049l"));
+        assert!(entered < left && left < place("the view fell"), "{shown:?}");
+        assert_eq!(shown.matches("\x1b[?1049l").count(), 1, "given back twice: {shown:?}");
+        place("\x1b[?25h");
+        let settings = |name: &str| {
+            shown.lines().find_map(|line| line.strip_prefix(name)).map(|it| it.trim().to_owned())
+        };
+        assert!(settings("before=").is_some(), "{shown:?}");
+        assert_eq!(settings("before="), settings("after="), "{shown:?}");
+    }
+}
