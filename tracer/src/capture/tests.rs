@@ -201,6 +201,52 @@ fn what_lies_behind_damage_is_read() {
     assert!(matches!(entries.last(), Some(Ok(Entry::Summary(_)))));
 }
 
+/// Where each block of a file begins.
+fn blocks(bytes: &[u8]) -> Vec<usize> {
+    let mut at = 0;
+    let begins = |at: usize| {
+        let len = bytes.get(at + 4..at + 8)?;
+        Some(u32::from_le_bytes(len.try_into().ok()?) as usize)
+    };
+    let mut all = Vec::new();
+    while let Some(len) = begins(at) {
+        all.push(at);
+        at += len;
+    }
+    all
+}
+
+#[test]
+fn a_wrong_length_is_named_and_costs_no_more_than_its_block() {
+    let (bytes, _) = file();
+    let (written, _) = records();
+    let written: Vec<_> = written.iter().map(json).collect();
+    let all = blocks(&bytes);
+    for (number, &at) in all.iter().enumerate().skip(1) {
+        let end = all.get(number + 1).copied().unwrap_or(bytes.len());
+        let len = (end - at) as u32;
+        // In front, and behind.
+        for place in [at + 4, end - 4] {
+            for wrong in [0, 1, 11, 12, len - 4, len + 4, 1 << 24, 1 << 31, u32::MAX - 3, u32::MAX]
+            {
+                let mut changed = bytes.clone();
+                changed[place..place + 4].copy_from_slice(&wrong.to_le_bytes());
+                if changed == bytes {
+                    continue;
+                }
+
+                let entries = read(&changed).unwrap();
+
+                let case = format!("block {number} at {at}, {wrong} at {place}");
+                assert!(!damage(&entries).is_empty(), "{case}: {entries:?}");
+                let told: Vec<_> = journeys(&entries).into_iter().map(json).collect();
+                assert!(told.iter().all(|journey| written.contains(journey)), "{case}");
+                assert!(told.len() + 1 >= written.len(), "{case}: more than one journey is lost");
+            }
+        }
+    }
+}
+
 #[test]
 fn a_record_that_was_changed_is_not_believed() {
     let (mut bytes, _) = file();
