@@ -10,9 +10,12 @@ use std::{
 
 use tokio::task::{JoinHandle, spawn_blocking};
 
-use crate::host::{
-    containers::{Containers, Sources},
-    snapshot::Snapshot,
+use crate::{
+    host::{
+        containers::{Containers, Sources},
+        snapshot::Snapshot,
+    },
+    select::container::Selected,
 };
 
 /// When to look after something changed: a container takes this long to start.
@@ -37,11 +40,13 @@ pub struct Namer {
 }
 
 impl Namer {
-    /// On a machine that looks like this; the first look begins.
-    pub fn start(snapshot: &Snapshot) -> Self {
+    /// On a machine that looks like this, for a trace of these; the first look begins.
+    pub fn start(snapshot: &Snapshot, selected: &Selected) -> Self {
         let now = Instant::now();
+        let sources = Sources::of_this_machine();
+        let sources = if selected.has_machines() { sources.with_addresses() } else { sources };
         let mut namer = Self {
-            sources: Arc::new(Sources::of_this_machine()),
+            sources: Arc::new(sources),
             looking: None,
             due: VecDeque::from([now]),
             not_before: now,

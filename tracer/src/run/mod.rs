@@ -307,7 +307,7 @@ impl<'a> Trace<'a> {
         let mut watch = Watch::new()?;
         let snapshot = Snapshot::take()?;
         selection.containers.look(&snapshot);
-        let namer = Namer::start(&snapshot);
+        let namer = Namer::start(&snapshot, &selection.containers);
         let namespaces = Netns::all()?;
         probes.sweep(&namespaces);
         if args.nft_trace || probe::nft_trace::may_leave_tables() {

@@ -71,9 +71,10 @@ pub struct Selected {
 struct One {
     /// What it alone is called.
     name: ContainerRef,
-    /// Its namespace; none while it does not run.
+    /// Its namespace; none while it does not run, and of a virtual machine.
     netns: Option<u32>,
-    /// That is another than was looked at last.
+    is_machine: bool,
+    /// Its namespace is another than was looked at last.
     moved: bool,
     /// As they were seen last: it may come back with the same.
     addresses: Vec<IpAddr>,
@@ -89,7 +90,7 @@ impl Selected {
         if wanted.is_empty() {
             return Ok(selected);
         }
-        let snapshot = Snapshot::take_all(&Sources::of_this_machine())?;
+        let snapshot = Snapshot::take_all(&Sources::of_this_machine().with_addresses())?;
         for wanted in wanted {
             selected.containers.push(One::of(wanted.find(&snapshot.containers)?, snapshot.own)?);
         }
@@ -114,6 +115,11 @@ impl Selected {
     /// Their namespaces.
     pub fn namespaces(&self) -> impl Iterator<Item = u32> {
         self.containers.iter().filter_map(|one| one.netns)
+    }
+
+    /// Whether there are virtual machines among them: only a runtime tells their addresses.
+    pub fn has_machines(&self) -> bool {
+        self.containers.iter().any(|one| one.is_machine)
     }
 
     /// Addresses that had no room.
@@ -144,8 +150,13 @@ impl Selected {
     /// These run now: one that was started again has another namespace.
     pub fn know(&mut self, containers: &Containers, own: u32) {
         for one in &mut self.containers {
-            let found = one.name.find(containers).ok().filter(|found| found.running);
-            let netns = found.and_then(|found| found.netns).filter(|netns| *netns != own);
+            let Some(found) = one.name.find(containers).ok().filter(|found| found.running) else {
+                continue;
+            };
+            if one.is_machine && !found.addresses.is_empty() {
+                one.addresses.clone_from(&found.addresses);
+            }
+            let netns = found.netns.filter(|netns| *netns != own);
             if netns.is_some() && netns != one.netns {
                 one.netns = netns;
                 one.moved = true;
@@ -162,21 +173,25 @@ impl Selected {
 }
 
 impl One {
-    /// Its addresses are not looked at yet.
+    /// Those of its namespace are not looked at yet.
     fn of(container: &Container, own: u32) -> anyhow::Result<Self> {
         let label = container.label();
         let label = label.escape_debug();
         if !container.running {
             bail!("{label} does not run; start it, or select by --ip");
         }
-        let Some(netns) = container.netns else {
-            bail!("no network namespace of {label} is known; select by --ip or --mac");
-        };
-        if netns == own {
+        let is_machine = container.netns.is_none();
+        if is_machine && container.addresses.is_empty() {
+            bail!(
+                "neither a network namespace nor an address of {label} is known; select by --ip or --mac"
+            );
+        }
+        if container.netns == Some(own) {
             bail!("{label} uses the network of the host; select by --ip or --port");
         }
         let name = ContainerRef { runtime: Some(container.runtime), name: container.short() };
-        Ok(Self { name, netns: Some(netns), moved: false, addresses: Vec::new() })
+        let (netns, addresses) = (container.netns, container.addresses.clone());
+        Ok(Self { name, netns, is_machine, moved: false, addresses })
     }
 }
 
@@ -414,6 +429,26 @@ mod tests {
         let docker = Container { netns: Some(9), ..container(Runtime::Docker, "web1", true) };
         web1.know(&containers(vec![docker]), 1);
         assert_eq!(web1.namespaces().collect::<Vec<_>>(), [8], "another of this name");
+    }
+
+    #[test]
+    fn the_addresses_of_a_virtual_machine_are_those_that_its_runtime_tells() {
+        let vm1 = |addresses: &[&str]| Container {
+            netns: None,
+            addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
+            ..container(Runtime::Lxd, "vm1", true)
+        };
+        let told =
+            |addresses: &[&str]| Containers { list: vec![vm1(addresses)], ..Containers::default() };
+        let one = One::of(&vm1(&["10.0.0.7"]), 1).unwrap();
+        let mut selected = Selected { containers: vec![one], ..Selected::default() };
+        assert!(selected.has_machines() && selected.look(&Snapshot::default()));
+        assert_eq!(known(&selected), ["10.0.0.7"]);
+        selected.know(&told(&["10.0.0.7", "10.0.0.8"]), 1);
+        assert!(selected.look(&Snapshot::default()));
+        assert_eq!(known(&selected), ["10.0.0.7", "10.0.0.8"]);
+        selected.know(&told(&[]), 1);
+        assert!(!selected.look(&Snapshot::default()), "it did not answer in time");
     }
 
     #[test]

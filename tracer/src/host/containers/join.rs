@@ -32,6 +32,11 @@ impl Asking<'_> {
         interfaces.iter().find_map(|name| self.behind.get(name).copied())
     }
 
+    /// Whether addresses are wanted that no namespace here has.
+    pub(super) fn wants_addresses(&self) -> bool {
+        self.sources.addresses
+    }
+
     /// The namespace of a process that a runtime named.
     pub(super) fn netns_of(&self, client: &Client, pid: i64) -> Option<u32> {
         let pid = u32::try_from(pid).ok().filter(|pid| *pid != 0 && client.shares_pids)?;

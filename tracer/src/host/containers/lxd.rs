@@ -1,7 +1,11 @@
 //! LXD and Incus. The list of instances costs the daemon little; their state would make it enter each
-//! one, so that is asked only of those that nothing else leads to.
+//! one, so that is asked only of those that nothing else leads to, and of virtual machines where their addresses
+//! are wanted, last of all.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use serde::Deserialize;
 
@@ -41,6 +45,21 @@ struct Instance {
 struct State {
     #[serde(default)]
     pid: i64,
+    /// By interface; `null` where nothing is known of them.
+    #[serde(default)]
+    network: Option<BTreeMap<String, Network>>,
+}
+
+#[derive(Deserialize)]
+struct Network {
+    #[serde(default)]
+    addresses: Option<Vec<Address>>,
+}
+
+#[derive(Deserialize)]
+struct Address {
+    #[serde(default)]
+    address: String,
 }
 
 /// Asks for all containers of all projects.
@@ -60,13 +79,15 @@ pub(super) async fn ask(
     } else {
         vec!["/1.0/instances?recursion=1".to_owned()]
     };
-    let mut alone = Vec::new();
+    let (mut alone, mut machines) = (Vec::<usize>::new(), Vec::<usize>::new());
     for path in lists {
         let instances: Answer<Vec<Instance>> = client.get(&path).await?;
         for instance in instances.metadata {
             let container = instance.container(asking);
             let is_machine = instance.kind == "virtual-machine";
-            if container.running && container.netns.is_none() && !is_machine {
+            if container.running && is_machine && asking.wants_addresses() {
+                machines.push(list.len());
+            } else if container.running && container.netns.is_none() && !is_machine {
                 alone.push(list.len());
             }
             list.push(container);
@@ -74,17 +95,39 @@ pub(super) async fn ask(
     }
     for index in alone {
         let Some(container) = list.get_mut(index) else { continue };
-        let project = container.project.as_deref().unwrap_or("default");
-        let (name, project) = (quoted(&container.name), quoted(project));
-        let path = format!("/1.0/instances/{name}/state?project={project}");
-        match client.get::<Answer<State>>(&path).await {
-            Ok(state) => container.netns = asking.netns_of(client, state.metadata.pid),
-            // It has gone meanwhile.
-            Err(Failure::Refused(_)) => {}
-            Err(failure) => return Err(failure),
+        if let Some(state) = state(client, container).await? {
+            container.netns = asking.netns_of(client, state.pid);
+        }
+    }
+    for index in machines {
+        let Some(container) = list.get_mut(index) else { continue };
+        if let Some(state) = state(client, container).await? {
+            container.addresses = state.addresses();
         }
     }
     Ok(())
+}
+
+/// `None`: it has gone meanwhile.
+async fn state(client: &mut Client, of: &Container) -> Result<Option<State>, Failure> {
+    let project = of.project.as_deref().unwrap_or("default");
+    let (name, project) = (quoted(&of.name), quoted(project));
+    let path = format!("/1.0/instances/{name}/state?project={project}");
+    match client.get::<Answer<State>>(&path).await {
+        Ok(state) => Ok(Some(state.metadata)),
+        Err(Failure::Refused(_)) => Ok(None),
+        Err(failure) => Err(failure),
+    }
+}
+
+impl State {
+    /// All but those of loopback, each once.
+    fn addresses(self) -> Vec<IpAddr> {
+        let all = self.network.into_iter().flatten().flat_map(|(_, network)| network.addresses);
+        let all = all.flatten().filter_map(|address| address.address.parse::<IpAddr>().ok());
+        let all: BTreeSet<_> = all.filter(|address| !address.is_loopback()).collect();
+        all.into_iter().collect()
+    }
 }
 
 impl Instance {

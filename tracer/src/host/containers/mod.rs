@@ -151,6 +151,10 @@ pub struct Container {
     /// are its taps.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub host_interfaces: Vec<String>,
+    /// Addresses of a virtual machine, where its runtime was asked for them. Those of a container are in its
+    /// namespace.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<IpAddr>,
     /// Ports of the host that lead to it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub published: Vec<Published>,
@@ -172,6 +176,7 @@ impl Container {
             netns: None,
             borrows: false,
             host_interfaces: Vec::new(),
+            addresses: Vec::new(),
             published: Vec::new(),
             networks: Vec::new(),
         }

@@ -30,6 +30,8 @@ pub struct Sources {
     pub apis: Vec<Api>,
     /// Where Podman's containers are stored.
     pub storage: Storage,
+    /// Whether runtimes are asked for the addresses of virtual machines: they have to ask in there.
+    pub addresses: bool,
     /// How long one runtime may take in all; they are asked at once.
     pub patience: Duration,
 }
@@ -68,7 +70,19 @@ impl Sources {
         ];
         let stored = stored.into_iter().flatten().filter(|path| path.is_absolute());
         let storage = Storage::new(stored.collect(), fixed("/home"));
-        Self { proc: "/proc".into(), apis: apis.collect(), storage, patience: PATIENCE }
+        Self {
+            proc: "/proc".into(),
+            apis: apis.collect(),
+            storage,
+            addresses: false,
+            patience: PATIENCE,
+        }
+    }
+
+    /// The same, and runtimes are asked for the addresses of virtual machines.
+    #[must_use]
+    pub fn with_addresses(self) -> Self {
+        Self { addresses: true, ..self }
     }
 
     /// The sockets that are there now, each once, whatever names lead to it.

@@ -40,6 +40,7 @@ impl Host {
             proc,
             apis: Vec::new(),
             storage: Storage::default(),
+            addresses: false,
             patience: Duration::from_millis(300),
         };
         let host = Self { directory, sources };
@@ -485,4 +486,42 @@ fn podmans_storage_tells_names_that_nothing_else_tells() {
     host.sources.storage = Storage::new(vec![host.path("storage")], None);
     host.sources.patience = Duration::from_secs(20);
     assert_eq!(labels(&host.read()), [("podman:pod1".to_owned(), Some(pod1))]);
+}
+
+#[test]
+fn virtual_machines_tell_their_addresses_when_they_are_asked_for() {
+    let mut host = Host::new();
+    let list = json!({"metadata": [
+        {"name": "vm1", "status": "Running", "type": "virtual-machine"},
+        {"name": "vm2", "project": "p2", "status": "Running", "type": "virtual-machine"},
+        {"name": "vm3", "status": "Stopped", "type": "virtual-machine"},
+    ]});
+    let address = |family: &str, address: &str, netmask: &str, scope: &str| json!({"family": family, "address": address, "netmask": netmask, "scope": scope});
+    // As LXD answers for a machine with an agent.
+    let vm1 = json!({"metadata": {"status": "Running", "pid": 77, "network": {
+        "enp5s0": {"type": "broadcast", "hwaddr": "00:16:3e:aa:bb:cc", "addresses": [
+            address("inet", "10.0.100.20", "24", "global"),
+            address("inet6", "fe80::216:3eff:feaa:bbcc", "64", "link"),
+            address("inet6", "", "", "global"),
+        ]},
+        "enp6s0": {"type": "broadcast", "addresses": null},
+        "lo": {"type": "loopback", "addresses": [address("inet", "127.0.0.1", "8", "local")]},
+    }}});
+    // And for one that starts.
+    let vm2 = json!({"metadata": {"status": "Running", "pid": 78, "network": null}});
+    host.runtime(Runtime::Lxd, move |path| match path {
+        "/1.0/instances/vm1/state?project=default" => Some(vm1.to_string()),
+        "/1.0/instances/vm2/state?project=p2" => Some(vm2.to_string()),
+        other => lxd(other, &list.to_string()),
+    });
+    let addresses = |containers: Containers| -> Vec<Vec<IpAddr>> {
+        assert_eq!(containers.problems, []);
+        containers.list.into_iter().map(|c| c.addresses).collect()
+    };
+    assert_eq!(addresses(host.read()), vec![Vec::<IpAddr>::new(); 3]);
+    host.sources.addresses = true;
+    host.sources.patience = Duration::from_secs(20);
+    let expected: [IpAddr; 2] =
+        ["10.0.100.20", "fe80::216:3eff:feaa:bbcc"].map(|a| a.parse().unwrap());
+    assert_eq!(addresses(host.read()), vec![expected.to_vec(), Vec::new(), Vec::new()]);
 }
