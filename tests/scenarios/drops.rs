@@ -5,7 +5,9 @@ use std::{thread, time::Duration};
 
 use anyhow::Result;
 use lab::{
-    Capability, Journey, Lab, Records, Trace, notes,
+    Capability, Journey, Lab, Records, Trace,
+    frames::Client,
+    notes,
     pace::patience,
     topology::{C1, C1_V6, HOST, HOST_MAC, UPLINK, UPLINK_MAC, WORLD},
     traffic::{self, at},
@@ -69,6 +71,27 @@ fn nft_rule_in_input() -> Result<()> {
     let records = probe(&lab, HOST)?;
     let journey = records.assert_dropped(is_probe, "host nf_input", "NETFILTER_DROP");
     assert_chain(&lab, journey, "input", "in.lxdbr0")
+}
+
+#[test]
+fn an_answer_of_dhcp_that_comes_before_the_address() -> Result<()> {
+    const LEASED: &str = "10.0.100.77";
+    let lab = Lab::standard()?;
+    let (host, c1) = (lab.netns("host")?, lab.netns("c1")?);
+    c1.ip("link set eth0 address 00:16:3e:00:00:77")?;
+    host.ip(&format!("neigh replace {LEASED} lladdr 00:16:3e:00:00:77 dev lxdbr0"))?;
+    let mut client = Client::open(c1, "eth0")?;
+    let server = traffic::udp_socket(host, at(HOST, 67)?)?;
+
+    let records = Trace::during(&lab, &["--dst", LEASED, "--proto", "udp"], || {
+        server.send_to(b"an offer", at(LEASED, 68)?)?;
+        client.wait_for(b"an offer")
+    })?;
+
+    let dropped = records.select(|journey| journey.outcome() == "dropped");
+    assert_eq!(dropped.len(), 1, "IP has no use for it: {records}");
+    assert!(dropped[0].why().contains("a DHCP client gets it before IP does"), "{records}");
+    Ok(())
 }
 
 #[test]

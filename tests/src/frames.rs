@@ -9,6 +9,7 @@ use std::{
     net::Ipv4Addr,
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
     thread,
+    time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
@@ -21,7 +22,9 @@ use pnet_packet::{
     vlan::{ClassOfService, MutableVlanPacket},
 };
 
-use crate::Netns;
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
+
+use crate::{Netns, pace::patience};
 
 const ETHERNET: usize = 14;
 const VLAN: usize = 4;
@@ -74,18 +77,8 @@ pub fn tagged_udp(
 
 /// Sends a frame from an interface of a namespace, as it is.
 pub fn send(from: &Netns, interface: &str, frame: &[u8]) -> Result<()> {
-    let name = CString::new(interface)?;
     from.enter(|| {
-        // SAFETY: takes no pointers; answers with a new descriptor or -1.
-        let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
-        ensure!(fd >= 0, "no packet socket: {}", Error::last_os_error());
-        // SAFETY: the kernel just made it, and nobody else has it.
-        let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-        // SAFETY: a C struct of integers, for which all zeros is a value.
-        let mut to: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
-        to.sll_family = u16::try_from(libc::AF_PACKET)?;
-        // SAFETY: `name` is a C string.
-        to.sll_ifindex = i32::try_from(unsafe { libc::if_nametoindex(name.as_ptr()) })?;
+        let (socket, to) = packet_socket(interface, 0)?;
         // SAFETY: the frame and the address are as long as is said.
         let sent = unsafe {
             libc::sendto(
@@ -100,6 +93,59 @@ pub fn send(from: &Netns, interface: &str, frame: &[u8]) -> Result<()> {
         ensure!(sent >= 0, "the frame was not sent on {interface}: {}", Error::last_os_error());
         Ok(())
     })?
+}
+
+/// A packet socket in the calling thread's namespace, which is not bound yet, and its address there.
+fn packet_socket(interface: &str, protocol: u16) -> Result<(OwnedFd, libc::sockaddr_ll)> {
+    let name = CString::new(interface)?;
+    // SAFETY: takes no pointers; answers with a new descriptor or -1.
+    let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
+    ensure!(fd >= 0, "no packet socket: {}", Error::last_os_error());
+    // SAFETY: the kernel just made it, and nobody else has it.
+    let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+    // SAFETY: a C struct of integers, for which all zeros is a value.
+    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    address.sll_family = u16::try_from(libc::AF_PACKET)?;
+    address.sll_protocol = protocol.to_be();
+    // SAFETY: `name` is a C string.
+    address.sll_ifindex = i32::try_from(unsafe { libc::if_nametoindex(name.as_ptr()) })?;
+    Ok((socket, address))
+}
+
+/// A packet socket that takes what of IPv4 arrives at an interface of a namespace, as a DHCP client's does.
+#[derive(Debug)]
+pub struct Client(File);
+
+impl Client {
+    /// Opens it.
+    pub fn open(netns: &Netns, interface: &str) -> Result<Self> {
+        let socket = netns.enter(|| -> Result<OwnedFd> {
+            let (socket, address) = packet_socket(interface, u16::try_from(libc::ETH_P_IP)?)?;
+            // SAFETY: the address is as long as is said.
+            let bound = unsafe {
+                libc::bind(
+                    socket.as_raw_fd(),
+                    (&raw const address).cast(),
+                    size_of::<libc::sockaddr_ll>() as libc::socklen_t,
+                )
+            };
+            ensure!(bound >= 0, "no packet socket at {interface}: {}", Error::last_os_error());
+            Ok(socket)
+        })??;
+        set_socket_timeout(&socket, Timeout::Recv, Some(patience(Duration::from_secs(5))))?;
+        Ok(Self(socket.into()))
+    }
+
+    /// Reads up to a frame that ends so.
+    pub fn wait_for(&mut self, end: &[u8]) -> Result<()> {
+        let mut frame = [0; 2048];
+        loop {
+            let length = self.0.read(&mut frame).context("the frame did not arrive")?;
+            if frame[..length].ends_with(end) {
+                return Ok(());
+            }
+        }
+    }
 }
 
 /// A tap device of a namespace, whose frames are read and forgotten. It goes with this value.

@@ -33,6 +33,9 @@ pub(super) struct Case {
     /// It died right behind all chains of LOCAL_IN or POST_ROUTING, where connections are confirmed.
     pub(super) confirming: bool,
     pub(super) clone: bool,
+    /// It is what a DHCP server sends a client. One that has no address yet reads it from a packet socket, and
+    /// IP has no use for it.
+    pub(super) dhcp_answer: bool,
 }
 
 impl Case {
@@ -84,6 +87,9 @@ pub(super) const CAUSES: &[Cause] = causes! {
 
     // Forwarding and routes. With forwarding off IPv4 goes to ip_error() with this reason,
     // whether there is a route or not; IPv6 fails in ip6_forward().
+    ["IP_INADDRERRORS", "NOT_SPECIFIED"], ["ip_error"], |case| case.dhcp_answer =>
+        "it is the answer of a DHCP server, and {dst} is not an address of {netns} yet; a DHCP client gets it before IP does, by a packet socket";
+        ["{exec}ss -0ap"]; [];
     ["IP_INADDRERRORS"], ["ip_error"], V4 =>
         "{dst} is not an address of {netns}, and IP forwarding is off for {dev} there";
         ["{exec}sysctl -w net.ipv4.ip_forward=1"];
@@ -154,6 +160,9 @@ pub(super) const CAUSES: &[Cause] = causes! {
         ["net.ipv4.neigh.{oif_setting}.unres_qlen_bytes"];
 
     // Sockets.
+    ["NO_SOCKET", "NOT_SPECIFIED"], ["__udp4_lib_mcast_deliver", "__udp4_lib_rcv", "udp_rcv"], |case| case.dhcp_answer =>
+        "it is the answer of a DHCP server, and no UDP socket in {netns} waits for it; a DHCP client gets it before IP does, by a packet socket";
+        ["{exec}ss -0ap"]; [];
     ["NO_SOCKET"], [], |case| case.proto == 17 =>
         "nothing in {netns} listens on UDP port {dport} of {dst}";
         ["{exec}ss -lunp sport = :{dport}"]; [];

@@ -25,7 +25,7 @@ use serde_json::{Map, Value};
 use tracer_common::point::Point;
 
 use crate::{
-    event::{Hook, InHook, Place},
+    event::{Family, Headers, Hook, InHook, Place},
     journey::{Direction, Hop, HopDetail, Journey, LostWhy, Outcome},
 };
 use causes::Case;
@@ -110,13 +110,15 @@ fn dropped(
     words: &Words,
     evidence: &(impl Evidence + ?Sized),
 ) {
+    let Headers { family, proto, sport, dport, .. } = journey.headers;
     let case = Case {
-        family: journey.headers.family,
-        proto: journey.headers.proto,
+        family,
+        proto,
         route: Case::route_of(journey.hops.iter().map(|hop| &hop.detail)),
         in_hook,
         confirming: !in_hook && is_confirming(journey),
         clone: is_copy(&journey.hops),
+        dhcp_answer: family == Family::Ipv4 && (proto, sport, dport) == (17, 67, 68),
     };
     let symbol = evidence.symbol(location);
     let function = symbol.as_ref().map(|symbol| symbol.in_source());

@@ -342,6 +342,24 @@ fn forwarding_that_is_off_is_told_with_its_setting() {
 }
 
 #[test]
+fn an_answer_of_dhcp_is_for_a_packet_socket() {
+    let said = |reason, function, sport| {
+        let packet = packet(1, udp("10.0.0.2", sport, "203.0.113.8", 68)).see(What::DevReceive);
+        explained(&host(reason, function), packet.see(drop(1, None)))
+    };
+    for (reason, function) in [("IP_INADDRERRORS", "ip_error"), ("NO_SOCKET", "__udp4_lib_rcv")] {
+        let answer = said(reason, function, 67);
+        assert!(
+            answer.why.contains("gets it before IP does, by a packet socket"),
+            "{}",
+            answer.why
+        );
+        assert_eq!(answer.advice, ["ip netns exec c1 ss -0ap"]);
+        assert!(!said(reason, function, 4000).why.contains("DHCP"));
+    }
+}
+
+#[test]
 fn each_cause_says_its_sentence() {
     let said = |reason, function, packet: Packet| {
         explained(&host(reason, function), packet.see(drop(1, None))).why
