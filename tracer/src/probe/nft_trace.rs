@@ -46,7 +46,7 @@ use crate::{
 const BEFORE_ALL: i32 = brackets::FIRST + 1;
 /// Right behind connection tracking.
 const BEHIND_CONNTRACK: i32 = -199;
-/// Most combinations of an address and a port that are told apart.
+/// Most addresses of containers, and combinations of an address and a port, that are told apart.
 const MOST_COMBINATIONS: usize = 64;
 
 /// Which packets the kernel is to trace.
@@ -80,7 +80,9 @@ impl Marks {
             if all.is_empty() {
                 return None;
             }
-            all.iter().copied().map(IpNet::from).collect()
+            // Each is a rule that every packet passes: of many, all packets are marked sooner.
+            let few = all.iter().copied().filter(|_| all.len() <= MOST_COMBINATIONS);
+            few.map(IpNet::from).collect()
         };
         let proto = match values(&filter.proto).as_slice() {
             [one] if one.family == 0 => Some(one.number),
