@@ -1,12 +1,12 @@
 //! The lab itself: its topology carries packets, and nothing of it stays.
 
-use std::{fs, panic};
+use std::{fs, panic, time::Duration};
 
 use anyhow::Result;
 use lab::{
-    Lab,
+    Lab, flood,
     topology::{self, C1, C2, C2_V6, HOST, HOST_V6, WORLD, WORLD_V6},
-    traffic::{self, Numbered},
+    traffic::{self, Numbered, at},
 };
 
 fn namespaces(prefix: &str) -> Vec<String> {
@@ -102,5 +102,17 @@ fn a_kept_lab_is_found_again_until_removed() -> Result<()> {
     assert!(found.is_some_and(|lab| lab.netns("host").is_ok()));
     Lab::remove(&prefix)?;
     assert!(Lab::find(&prefix)?.is_none());
+    Ok(())
+}
+
+#[test]
+fn floods_arrive() -> Result<()> {
+    let lab = Lab::standard()?;
+    let (c1, world, address) = (lab.netns("c1")?, lab.netns("world")?, at(WORLD, 7)?);
+    let time = Duration::from_millis(300);
+    assert!(flood::udp(c1, world, address, 3, time)? > 0.0);
+    assert!(flood::tcp(c1, world, address, time)? > 0.0);
+    assert!(flood::tcp_connections(c1, world, address, time)? > 0.0);
+    assert!(!flood::tcp_round_trips(c1, world, address, time)?.is_empty());
     Ok(())
 }

@@ -23,7 +23,7 @@ use crate::{
     globals::{
         CURRENT, Current, EVENTS, FOLLOWED, FRAGMENTS, LEARNED, PUBLISHED, QUOTED, SENT,
         add_untold, count, filter, is_maybe_followed, is_of_container, set_maybe_followed, setting,
-        spare, state,
+        state,
     },
     packet::{Bytes, Headers},
     skb::{Access as _, Probe, offset, unknown},

@@ -30,9 +30,10 @@ use crate::{
     vm::{self, Job, Kernel, Outcome, PassOn, quote},
 };
 
-/// How often each is measured; in an emulated machine less often, since each takes long there.
+/// How often the first workload is measured under each mode; the others, and all in an emulated machine, less
+/// often: it takes long enough.
 const ROUNDS: usize = 5;
-const ROUNDS_IN_GUEST: usize = 3;
+const FEWER_ROUNDS: usize = 3;
 
 /// What a guest has, and how long all may take in it.
 const CPUS: u32 = 2;
@@ -114,7 +115,7 @@ fn measure_in_guest(kernel: &Kernel, binary: &Path, idle: bool) -> Result<()> {
 
 fn measure(binary: &Path, bench: &Bench) -> Result<()> {
     let lab = Lab::standard()?;
-    let rounds = if slowness() > 1 { ROUNDS_IN_GUEST } else { ROUNDS };
+    let rounds = if slowness() > 1 { FEWER_ROUNDS } else { ROUNDS };
     // What is not measured: the machine's own beginning.
     load(&lab)?;
     if bench.idle {
@@ -125,6 +126,7 @@ fn measure(binary: &Path, bench: &Bench) -> Result<()> {
     let modes: Vec<_> = MODES.iter().chain(&peers).filter(|mode| mode.is_possible()).collect();
     for workload in WORKLOADS {
         let with_others = workload == WORKLOADS[0];
+        let rounds = if with_others { rounds } else { rounds.min(FEWER_ROUNDS) };
         let modes: Vec<_> =
             modes.iter().copied().filter(|mode| with_others || !mode.is_other()).collect();
         let mut all = Rates::new(workload, modes.iter().map(|mode| mode.name.clone().into_owned()));
