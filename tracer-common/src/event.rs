@@ -70,7 +70,7 @@ pub const fn is_icmp_error(family: u8, proto: u8, kind: u8) -> bool {
 
 /// Bits of [`Event::flags`].
 pub mod flags {
-    /// The first event of this packet id.
+    /// The first event of this packet id that there was room for.
     pub const BEGIN: u8 = 1;
     /// The packet matched only because it answers a followed flow (learned reverse tuple).
     pub const LEARNED: u8 = 2;

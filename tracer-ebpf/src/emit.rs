@@ -218,15 +218,14 @@ fn send<S: Source, const N: usize>(
         source.headers().parse(source.bytes(), &mut known.tuple);
     }
     known.seen = 1;
-    known.told = 1;
-    if begin {
-        tell_after_all(known);
-    }
-
     let Some(mut entry) = EVENTS.reserve::<Record<N>>(0) else {
         count(Loss::RingFull);
         return;
     };
+    known.told = 1;
+    if begin {
+        tell_after_all(known);
+    }
     let record = entry.as_mut_ptr();
     // SAFETY: `record` is the reserved memory, wide enough for a `Record<N>`; written field by
     // field, for a copy of the struct would not fit the BPF stack.

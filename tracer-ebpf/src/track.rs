@@ -408,6 +408,8 @@ pub fn find_original(known: &mut Followed) {
     let _ = SENT.remove(&known.tuple);
     // SAFETY: no preconditions.
     if unsafe { bpf_ktime_get_ns() } - time < COPIED_WITHIN && id != 0 {
+        // What is made of others is not counted.
+        add_untold(known.telling, u64::MAX);
         known.parent = id;
         known.origin = origin::COPY;
     }

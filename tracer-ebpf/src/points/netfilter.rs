@@ -18,7 +18,7 @@ use tracer_common::{
         flags, verdict,
     },
     point::Point,
-    track::{Decision, Followed},
+    track::{Decision, Followed, telling},
 };
 
 use super::{Packet, conntrack, keep, nftables};
@@ -415,11 +415,13 @@ pub fn accepted(sighting: &Sighting, skb: u64) {
 
 /// Tells who decided about a packet, where that is known.
 #[inline(always)]
-pub fn tell_decision<S: Capture>(packet: &S, sighting: &Sighting, verdict: u8) {
+pub fn tell_decision<S: Capture>(packet: &S, sighting: &Sighting, made: u8) {
     // SAFETY: a live map value; only the CPU that handles the packet touches it.
     let followed: &mut Followed = unsafe { &mut *sighting.followed };
     let hook = followed.hook;
-    if hook.in_hook == 0 {
+    // Of a packet that is told only if it is dropped, nothing else that was decided is.
+    let is_told = made == verdict::DROP || followed.telling < telling::DROP;
+    if hook.in_hook == 0 || !is_told {
         return;
     }
     let Some(decision) = decision(packet.address(), followed) else { return };
@@ -427,7 +429,7 @@ pub fn tell_decision<S: Capture>(packet: &S, sighting: &Sighting, verdict: u8) {
     let Decision { table, chain, rule, decider, .. } = unsafe { *decision };
     let watched = (rule != nftables::UNKNOWN && nftables::is_watched()) as u8;
     let rule = if rule == nftables::UNKNOWN { 0 } else { rule };
-    let detail = Verdict { table, chain, rule, hook, decider, verdict, watched, pad: 0 };
+    let detail = Verdict { table, chain, rule, hook, decider, verdict: made, watched, pad: 0 };
     let report = Report {
         point: point_of(hook.pf, hook.hook) as u8,
         flags: flags::VERDICT,

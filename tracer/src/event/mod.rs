@@ -500,7 +500,7 @@ pub struct Event {
     pub id: PacketId,
     /// How many events this packet had before. Orders the events of a packet; a gap is a loss.
     pub seq: u16,
-    /// The first event of this id (always `seq` 0).
+    /// The first event of this id that there was room for (`seq` 0, unless some were lost).
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub begin: bool,
     /// The packet that this one was made from; only with `begin`.

@@ -24,6 +24,9 @@ use crate::{
     select::mapped,
 };
 
+/// Most packets that are looked through at a time: as many as the table holds.
+const MOST_READ: usize = 65_536;
+
 /// `BPF_NOEXIST`.
 const NOEXIST: u64 = 1;
 
@@ -172,7 +175,8 @@ impl Tables {
         let is_old = |known: &Followed| {
             known.telling >= telling::DROP && known.told == 0 && now.wrapping_sub(known.id) > age
         };
-        let all = self.followed.iter().filter_map(Result::<_, MapError>::ok);
+        // Where packets end meanwhile it begins anew, perhaps again and again.
+        let all = self.followed.iter().take(MOST_READ).filter_map(Result::<_, MapError>::ok);
         let old: Vec<_> = all.filter(|(_, known)| is_old(known)).collect();
         for (address, known) in old {
             self.retire(address, PacketId(known.id));

@@ -11,6 +11,8 @@ const LOOK: Duration = Duration::from_millis(500);
 const LITTLE: f64 = 0.7;
 /// For so many looks in a row.
 const LITTLE_FOR: u32 = 4;
+/// Processor time is too much when it was for so many looks in a row.
+const MUCH_FOR: u32 = 2;
 /// At most one packet of so many is told: 2 to the power of it.
 const LEAST: u32 = 10;
 
@@ -86,12 +88,14 @@ pub struct Budget {
     before: Option<Spent>,
     /// How many looks in a row there was little.
     little: u32,
+    /// How many looks in a row there was too much.
+    much: u32,
 }
 
 impl Budget {
     /// Everything is told at first.
     pub fn new(most: Most) -> Self {
-        Self { most, level: Level::default(), before: None, little: 0 }
+        Self { most, level: Level::default(), before: None, little: 0, much: 0 }
     }
 
     /// Of so many packets one is told now; `None`: everything is.
@@ -124,9 +128,15 @@ impl Budget {
         };
         let next = if now > 1.0 {
             self.little = 0;
+            self.much += 1;
+            // A look at the machine, too, takes a processor for a moment.
+            if self.much < MUCH_FOR && received / seconds <= self.most.events {
+                return None;
+            }
             // Each rung below the second halves it.
             self.level.lower(now.log2().ceil().clamp(1.0, f64::from(LEAST)) as u32)
         } else if !self.level.is_all() && now * more < LITTLE {
+            self.much = 0;
             self.little += 1;
             if self.little < LITTLE_FOR {
                 return None;
@@ -134,7 +144,7 @@ impl Budget {
             self.little = 0;
             self.level.higher()
         } else {
-            self.little = 0;
+            (self.little, self.much) = (0, 0);
             self.level
         };
         let is_other = next != self.level;
@@ -204,6 +214,7 @@ mod tests {
     #[test]
     fn too_much_processor_time_costs_as_much() {
         let mut load = Load::new();
+        assert_eq!(load.half_a_second(10, 0, 0.9), None, "a look at the machine, perhaps");
         let level = load.half_a_second(10, 0, 0.9).unwrap();
         assert_eq!(level.telling(), telling::ENDS);
     }

@@ -276,8 +276,6 @@ struct Trace<'a> {
     least: Level,
     /// What was lost when that was said last.
     lost: LostEvents,
-    /// Packets of which nothing was told when the table was last cleared of them.
-    untold: u64,
     dump: Option<Dump>,
 }
 
@@ -365,7 +363,6 @@ impl<'a> Trace<'a> {
             }),
             least: Level::default(),
             lost: LostEvents::default(),
-            untold: 0,
             dump: args.dump_events.as_deref().map(Dump::create).transpose()?,
             probes,
         })
@@ -507,11 +504,10 @@ impl<'a> Trace<'a> {
         Ok(())
     }
 
-    /// The table of followed packets is not to fill with those of which nothing is told.
+    /// The table of followed packets is not to fill with those of which nothing is told: once there was one,
+    /// others of them may be left from before.
     fn forget_untold(&mut self) -> anyhow::Result<()> {
-        let untold = self.probes.left_out()?.packets + self.probes.lost()?.behind;
-        if untold > self.untold {
-            self.untold = untold;
+        if !self.least.is_all() || self.probes.lost()?.behind > 0 {
             self.tables.forget_untold(monotonic(), UNTOLD_FOR);
         }
         Ok(())

@@ -7,7 +7,10 @@ use std::{
     ffi::OsStr,
     fs,
     io::{self, Read as _},
-    os::unix::fs::OpenOptionsExt as _,
+    os::{
+        fd::AsRawFd as _,
+        unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    },
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -22,8 +25,12 @@ use serde::Deserialize;
 
 use super::{Problem, Runtime};
 
-/// Most bytes of one file: some ten thousand containers.
+/// Most bytes of all files together: some ten thousand containers.
 const MOST_BYTES: u64 = 16 << 20;
+/// Most directories of one storage, one for each driver that keeps layers.
+const MOST_DRIVERS: usize = 8;
+/// Most files that are told to be of no use.
+const MOST_PROBLEMS: usize = 16;
 /// Most users whose storage is looked for.
 const MOST_USERS: usize = 1024;
 /// A user's storage, below the home directory.
@@ -47,6 +54,8 @@ pub(super) struct Names {
     pub by_id: HashMap<String, String>,
     /// Files that could not be used.
     pub problems: Vec<Problem>,
+    /// Bytes that were read.
+    bytes: u64,
 }
 
 #[derive(Deserialize)]
@@ -90,28 +99,36 @@ impl Storage {
     fn read(&self) -> Names {
         let homes = self.homes.iter().filter_map(|homes| fs::read_dir(homes).ok());
         let users = homes.flatten().flatten().take(MOST_USERS);
-        let users = users.map(|home| Self::of_home(&home.path()));
         let mut names = Names::default();
-        for directory in self.directories.iter().cloned().chain(users) {
-            names.add(&directory);
+        for directory in &self.directories {
+            names.add(directory, None);
+        }
+        for home in users {
+            let owner = home.metadata().map(|home| home.uid());
+            names.add(&Self::of_home(&home.path()), owner.ok());
         }
         names
     }
 }
 
 impl Names {
-    fn add(&mut self, storage: &Path) {
+    /// Those of a storage. `owner`: whose files they are to be.
+    fn add(&mut self, storage: &Path, owner: Option<u32>) {
         // `overlay-containers`, `vfs-containers` …, by the driver that keeps the layers.
         let of_driver = |entry: &fs::DirEntry| {
             Path::new(&entry.file_name()).as_os_str().as_encoded_bytes().ends_with(b"-containers")
         };
         let all = fs::read_dir(storage).into_iter().flatten().flatten();
-        for directory in all.filter(of_driver) {
+        for directory in all.filter(of_driver).take(MOST_DRIVERS) {
             for file in ["containers.json", "volatile-containers.json"] {
                 let file = directory.path().join(OsStr::new(file));
-                match read(&file) {
-                    Ok(stored) => self.take(stored),
+                match read(&file, owner, MOST_BYTES - self.bytes) {
+                    Ok((stored, bytes)) => {
+                        self.bytes += bytes;
+                        self.take(stored);
+                    }
                     Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                    Err(_) if self.problems.len() >= MOST_PROBLEMS => {}
                     Err(e) => self.problems.push(Problem {
                         runtime: Runtime::Podman,
                         text: format!(
@@ -135,18 +152,29 @@ impl Names {
     }
 }
 
-fn read(path: &Path) -> io::Result<Vec<Stored>> {
-    // What a user has put in place of the file must not keep us waiting.
-    let file = fs::OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
-    if !file.metadata()?.is_file() {
+/// What is in a file, and how many bytes that was; `most` may be.
+fn read(path: &Path, owner: Option<u32>, most: u64) -> io::Result<(Vec<Stored>, u64)> {
+    // What a user has put in its place is not opened before it is known what it is: opening alone may wait,
+    // or do something to a device.
+    let place = fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_PATH | libc::O_NOFOLLOW)
+        .open(path)?;
+    let found = place.metadata()?;
+    if !found.is_file() {
         return Err(io::Error::other("it is no file"));
     }
-    let mut bytes = Vec::new();
-    file.take(MOST_BYTES + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > MOST_BYTES {
-        return Err(io::Error::other(format!("it has more than {} MiB", MOST_BYTES >> 20)));
+    if owner.is_some_and(|owner| owner != found.uid()) {
+        return Err(io::Error::other("it is somebody else's"));
     }
-    Ok(serde_json::from_slice(&bytes)?)
+    let file = fs::File::open(format!("/proc/self/fd/{}", place.as_raw_fd()))?;
+    let mut bytes = Vec::new();
+    file.take(most + 1).read_to_end(&mut bytes)?;
+    let length = bytes.len() as u64;
+    if length > most {
+        return Err(io::Error::other(format!("there is more than {} MiB", MOST_BYTES >> 20)));
+    }
+    Ok((serde_json::from_slice(&bytes)?, length))
 }
 
 #[cfg(test)]
@@ -204,6 +232,26 @@ mod tests {
         }
         let nameless = br#"[{"id":"a","names":null},{"id":"b"},{"id":"c","names":[""]}]"#;
         assert_eq!(names("overlay-containers", "containers.json", nameless).by_id.len(), 0);
+    }
+
+    #[test]
+    fn links_are_not_followed_and_files_of_others_not_read() {
+        let homes = tempfile::tempdir().unwrap();
+        let of_driver = Storage::of_home(&homes.path().join("anna")).join("overlay-containers");
+        fs::create_dir_all(&of_driver).unwrap();
+        let file = of_driver.join("containers.json");
+        let names = || {
+            let storage = Storage::new(Vec::new(), Some(homes.path().into()));
+            storage.names(Duration::from_secs(20))
+        };
+        fs::write(homes.path().join("file"), PODMAN).unwrap();
+        std::os::unix::fs::symlink(homes.path().join("file"), &file).unwrap();
+        assert_eq!((names().by_id.len(), names().problems.len()), (0, 1));
+        fs::remove_file(&file).unwrap();
+        fs::write(&file, PODMAN).unwrap();
+        if std::os::unix::fs::chown(&file, Some(4711), None).is_ok() {
+            assert_eq!((names().by_id.len(), names().problems.len()), (0, 1));
+        }
     }
 
     #[test]
