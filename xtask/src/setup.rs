@@ -40,8 +40,9 @@ const TOOLS: [Tool; 3] = [
 ];
 
 /// What the scenarios look at the output with.
-const TEST_TOOLS: [Tool; 4] = [
+const TEST_TOOLS: [Tool; 5] = [
     Tool { command: "tmux", package: "tmux", why: "the live view's scenarios" },
+    Tool { command: "wg", package: "wireguard-tools", why: "the tunnels' scenarios" },
     Tool { command: "tcpdump", package: "tcpdump", why: "to capture beside pathtrace" },
     Tool { command: "tshark", package: "tshark", why: "to read capture files" },
     Tool { command: "capinfos", package: "wireshark-common", why: "to read capture files" },
