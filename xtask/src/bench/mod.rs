@@ -38,7 +38,7 @@ const FEWER_ROUNDS: usize = 3;
 /// What a guest has, and how long all may take in it.
 const CPUS: u32 = 2;
 const MEM: u32 = 2048;
-const PATIENCE: Duration = Duration::from_secs(30 * 60);
+const PATIENCE: Duration = Duration::from_secs(90 * 60);
 
 /// Where to measure.
 #[derive(Args)]
