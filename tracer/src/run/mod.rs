@@ -394,6 +394,25 @@ impl<'a> Trace<'a> {
             if self.is_enough() {
                 break End::Enough;
             }
+            // Here, not at the tick: in a flood there is always something to take first.
+            self.keep_within_budget()?;
+            if Instant::now() >= next_modules {
+                next_modules = Instant::now() + MODULES_LOOK;
+                self.attach_late();
+            }
+            if Instant::now() >= next_sweep {
+                next_sweep = Instant::now() + LEARNED_SWEEP;
+                self.tables.forget_learned(monotonic().saturating_sub(LEARNED_IDLE));
+                self.forget_untold()?;
+            }
+            if Instant::now() >= next_tell {
+                next_tell = Instant::now() + TELL;
+                if self.is_viewed {
+                    self.tell(Phase::Tracing)?;
+                } else {
+                    self.tell_losses()?;
+                }
+            }
             self.look_again();
             self.machine.rules.read_on(now);
             self.namer.look(self.machine.snapshot());
@@ -419,24 +438,6 @@ impl<'a> Trace<'a> {
                     self.take_traced_rules();
                     self.take_events()?;
                     self.probes.pass_on_logs();
-                    self.keep_within_budget()?;
-                    if Instant::now() >= next_modules {
-                        next_modules = Instant::now() + MODULES_LOOK;
-                        self.attach_late();
-                    }
-                    if Instant::now() >= next_sweep {
-                        next_sweep = Instant::now() + LEARNED_SWEEP;
-                        self.tables.forget_learned(monotonic().saturating_sub(LEARNED_IDLE));
-                        self.forget_untold()?;
-                    }
-                    if Instant::now() >= next_tell {
-                        next_tell = Instant::now() + TELL;
-                        if self.is_viewed {
-                            self.tell(Phase::Tracing)?;
-                        } else {
-                            self.tell_losses()?;
-                        }
-                    }
                 }
             }
         };
