@@ -15,9 +15,11 @@
 //! - [`nft_trace`]: told which rule or policy of nf_tables dropped a packet, where that is traced;
 //! - [`sysctl`]: a setting, as seen inside a namespace;
 //! - [`owner`]: whose something is that can outlive its process;
+//! - [`clock`]: its clocks;
 //! - [`kernel`], [`symbols`], [`drop_reasons`]: the kernel that runs.
 
 pub mod chains;
+pub mod clock;
 pub mod conntrack;
 pub mod containers;
 pub mod drop_reasons;

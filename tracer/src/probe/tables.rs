@@ -21,6 +21,7 @@ use tracer_common::{
 use super::sys;
 use crate::{
     event::{Family, Headers, PacketId, wire},
+    host::clock::nanoseconds,
     select::mapped,
 };
 
@@ -115,7 +116,7 @@ impl Tables {
     /// Packets with this tuple are followed from now on, as if an answer to it had been learned at
     /// `time` (CLOCK_MONOTONIC).
     pub fn learn(&mut self, flow: Flow, time: Duration) {
-        let time = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        let time = nanoseconds(time);
         self.refused += u64::from(self.learned.insert(flow, time, 0).is_err());
     }
 
@@ -152,7 +153,7 @@ impl Tables {
 
     /// Removes reverse tuples that no packet carried since `before` (CLOCK_MONOTONIC, ns).
     pub fn forget_learned(&mut self, before: Duration) {
-        let before = u64::try_from(before.as_nanos()).unwrap_or(u64::MAX);
+        let before = nanoseconds(before);
         let old: Vec<Flow> = self
             .learned
             .iter()
@@ -168,7 +169,6 @@ impl Tables {
     /// Removes packets of which nothing was told, and that began longer ago than `age` at `now`
     /// (CLOCK_MONOTONIC): nobody but the kernel side knows of them, which does not see every end.
     pub fn forget_untold(&mut self, now: Duration, age: Duration) {
-        let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         // The upper bits of an id are the time at which it was given.
         let now = nanoseconds(now) << ID_TIME_SHIFT;
         let age = nanoseconds(age) << ID_TIME_SHIFT;

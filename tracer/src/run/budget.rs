@@ -85,6 +85,8 @@ pub struct Spent {
 pub struct Budget {
     most: Most,
     level: Level,
+    /// The lowest that there was.
+    least: Level,
     before: Option<Spent>,
     /// How many looks in a row there was little.
     little: u32,
@@ -95,7 +97,13 @@ pub struct Budget {
 impl Budget {
     /// Everything is told at first.
     pub fn new(most: Most) -> Self {
-        Self { most, level: Level::default(), before: None, little: 0, much: 0 }
+        let level = Level::default();
+        Self { most, level, least: level, before: None, little: 0, much: 0 }
+    }
+
+    /// When the least was told.
+    pub fn least(&self) -> Level {
+        self.least
     }
 
     /// Of so many packets one is told now; `None`: everything is.
@@ -149,6 +157,7 @@ impl Budget {
         };
         let is_other = next != self.level;
         self.level = next;
+        self.least = self.least.max(next);
         is_other.then_some(next)
     }
 }
@@ -237,6 +246,7 @@ mod tests {
         quiet(&mut load);
         quiet(&mut load);
         assert_eq!(load.budget.level.telling(), telling::ALL);
+        assert_eq!(load.budget.least().one_of(), 4, "what was is not forgotten");
         assert_eq!(quiet(&mut load), []);
     }
 }

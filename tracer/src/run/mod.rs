@@ -21,7 +21,6 @@ use std::{
 
 use anyhow::Context as _;
 use aya::maps::{MapData, RingBuf};
-use rustix::time::{ClockId, clock_gettime};
 use tokio::{
     io::unix::AsyncFd,
     select,
@@ -38,6 +37,7 @@ use crate::{
     explain::{HarmlessEnds, explain},
     host::{
         self,
+        clock::{monotonic, monotonic_to_wall, nanoseconds, now, processor_time},
         containers::Containers,
         drop_reasons::DropReasons,
         kernel::Kernel,
@@ -58,7 +58,7 @@ use crate::{
 };
 use attach::{Attacher, Watched};
 use beyond::Beyond;
-use budget::{Budget, Level, Most, Spent};
+use budget::{Budget, Most, Spent};
 use containers::Namer;
 use dump::Dump;
 use machine::{KernelFacts, Machine};
@@ -272,8 +272,6 @@ struct Trace<'a> {
     shown: u64,
     undecodable: u64,
     budget: Budget,
-    /// When the least was told.
-    least: Level,
     /// What was lost when that was said last.
     lost: LostEvents,
     dump: Option<Dump>,
@@ -361,7 +359,6 @@ impl<'a> Trace<'a> {
                 events: args.max_events.into(),
                 processor: args.max_cpu.into(),
             }),
-            least: Level::default(),
             lost: LostEvents::default(),
             dump: args.dump_events.as_deref().map(Dump::create).transpose()?,
             probes,
@@ -487,7 +484,7 @@ impl<'a> Trace<'a> {
         if !self.budget.is_due(now) {
             return Ok(());
         }
-        let left_out = match self.least.is_all() {
+        let left_out = match self.budget.least().is_all() {
             true => 0,
             false => self.probes.left_out()?.events,
         };
@@ -499,7 +496,6 @@ impl<'a> Trace<'a> {
         };
         if let Some(level) = self.budget.look(spent) {
             self.probes.tell(level.telling(), level.one_of())?;
-            self.least = self.least.max(level);
             log::warn!("{level}");
         }
         Ok(())
@@ -508,7 +504,7 @@ impl<'a> Trace<'a> {
     /// The table of followed packets is not to fill with those of which nothing is told: once there was one,
     /// others of them may be left from before.
     fn forget_untold(&mut self) -> anyhow::Result<()> {
-        if !self.least.is_all() || self.probes.lost()?.behind > 0 {
+        if !self.budget.least().is_all() || self.probes.lost()?.behind > 0 {
             self.tables.forget_untold(monotonic(), UNTOLD_FOR);
         }
         Ok(())
@@ -857,6 +853,7 @@ impl<'a> Trace<'a> {
     fn event_counts(&self) -> anyhow::Result<Events> {
         let lost = self.probes.lost()?;
         let left_out = self.probes.left_out()?;
+        let least = self.budget.least();
         let counts = self.assembler.counts();
         Ok(Events {
             received: counts.received,
@@ -877,7 +874,7 @@ impl<'a> Trace<'a> {
             left_out: LeftOut {
                 packets: left_out.packets,
                 events: left_out.events,
-                one_of: if self.least.is_all() { 0 } else { self.least.one_of() },
+                one_of: if least.is_all() { 0 } else { least.one_of() },
             },
         })
     }
@@ -957,31 +954,4 @@ async fn until(end: Option<Instant>) {
         Some(end) => sleep_until(end.into()).await,
         None => std::future::pending().await,
     }
-}
-
-/// That all threads of this process have used.
-fn processor_time() -> Duration {
-    Duration::try_from(clock_gettime(ClockId::ProcessCPUTime)).unwrap_or_default()
-}
-
-/// CLOCK_MONOTONIC: what the kernel stamps events with.
-fn monotonic() -> Duration {
-    let now = clock_gettime(ClockId::Monotonic);
-    Duration::try_from(now).unwrap_or_default()
-}
-
-/// The same, in nanoseconds.
-fn now() -> u64 {
-    nanoseconds(monotonic())
-}
-
-fn nanoseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
-}
-
-/// ns from CLOCK_MONOTONIC to the time of day.
-fn monotonic_to_wall() -> i128 {
-    let now = clock_gettime(ClockId::Realtime);
-    let wall = i128::from(now.tv_sec) * 1_000_000_000 + i128::from(now.tv_nsec);
-    wall - i128::try_from(monotonic().as_nanos()).unwrap_or_default()
 }

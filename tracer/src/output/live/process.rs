@@ -5,10 +5,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::{
-    param::page_size,
-    time::{ClockId, clock_gettime},
-};
+use rustix::param::page_size;
+
+use crate::host::clock::processor_time;
 
 /// Memory and processor time, measured now and then.
 #[derive(Debug, Default)]
@@ -39,11 +38,6 @@ fn resident() -> Option<u64> {
     let statm = fs::read_to_string("/proc/self/statm").ok()?;
     let pages: u64 = statm.split_whitespace().nth(1)?.parse().ok()?;
     Some(pages * page_size() as u64)
-}
-
-/// Of all threads, since it began.
-fn processor_time() -> Duration {
-    Duration::try_from(clock_gettime(ClockId::ProcessCPUTime)).unwrap_or_default()
 }
 
 #[cfg(test)]

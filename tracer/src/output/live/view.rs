@@ -25,6 +25,7 @@ use super::{
 };
 use crate::{
     cli::SelectArgs,
+    host::clock::nanoseconds,
     output::{Phase, escape::escape, record::Start},
     select,
 };
@@ -197,7 +198,7 @@ struct State {
 impl State {
     /// ns since the view began.
     fn now(&self) -> u64 {
-        u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX)
+        nanoseconds(self.began.elapsed())
     }
 
     fn learn(&mut self, standing: crate::output::Standing, is_trace: bool) {
