@@ -147,7 +147,7 @@ fn two_at_once_see_the_same() -> Result<()> {
 fn killed_it_leaves_nothing_behind() -> Result<()> {
     let lab = Lab::standard()?;
     let before = filters(&lab)?;
-    let trace = Trace::start(&lab, &["--ip", C1])?;
+    let trace = Trace::start(&lab, &["--ip", C1, "-s", "64"])?;
     let (programs, links) = (trace.programs(), trace.links());
     assert!(!programs.is_empty(), "no programs found in /proc/{}/fdinfo", trace.pid());
     trace.signal(Signal::KILL)?;

@@ -38,7 +38,7 @@ const LINKS: &str = "bpf_nf_link_attach";
 #[test]
 fn what_is_missing_is_missing_in_the_kernel() -> Result<()> {
     let lab = Lab::standard()?;
-    let trace = Trace::start(&lab, &["--ip", C1, "--duration", "100ms"])?;
+    let trace = Trace::start(&lab, &["--ip", C1, "-s", "64", "--duration", "100ms"])?;
     let start = trace.wait()?.records(&lab)?.start;
     let missing = |point: &str| {
         let entries = start["missing"].as_array();

@@ -62,7 +62,7 @@ fn only_drops() -> Result<()> {
 #[test]
 fn a_container_started_while_tracing() -> Result<()> {
     let mut lab = Lab::standard()?;
-    let trace = Trace::start(&lab, &["--ip", "10.0.100.251", "--proto", "icmp"])?;
+    let trace = Trace::start(&lab, &["--ip", "10.0.100.251", "--proto", "icmp", "-s", "64"])?;
     topology::container(&mut lab, "c3", "10.0.100.251", "fd00:100::251")?;
     // The new namespace is noticed a moment after it appears: from then on it is seen whole.
     let apart = (0.25 * f64::from(slowness())).to_string();

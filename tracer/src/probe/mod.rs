@@ -83,6 +83,10 @@ const TRACEPOINTS: &[(&str, &str, Point, usize)] = &[
     ("consume", "consume_skb", Point::Consume, 1),
 ];
 
+/// Why tc is not watched where it could be.
+const TC_NOT_NEEDED: &str = "tracepoints of devices tell the same; watched for bytes (-s, -w, the live view), for an \
+                             expression, and where --mechanism names it";
+
 /// The points of netfilter links.
 const HOOKS: [Point; 5] =
     [Point::NfOutput, Point::NfPrerouting, Point::NfInput, Point::NfForward, Point::NfPostrouting];
@@ -104,6 +108,8 @@ pub struct Request {
     pub tracked: u32,
     /// What may be used to watch.
     pub mechanisms: Mechanisms,
+    /// Watch tc, too. What it tells the tracepoints of devices tell as well, but for the whole packet.
+    pub tc: bool,
 }
 
 /// Events and packets given up by the kernel side since the start.
@@ -185,7 +191,10 @@ pub struct Probes {
     pub brackets: Brackets,
     /// Those of [`TRACEPOINTS`], then of tc, then of netfilter links.
     offers: Vec<(Point, Result<Mechanism, String>)>,
+    /// How tc is watched; none where it is not.
     tc: Option<Mechanism>,
+    /// Whether tc would be watched by filters, which outlive a pathtrace that is killed.
+    leaves_filters: bool,
     interfaces: HashMap<Place, Attached>,
     /// By namespace inode.
     hooks: HashMap<u32, Hooks>,
@@ -279,12 +288,17 @@ impl Probes {
             .into_iter()
             .find(|tc| allowed.allow(*tc) && (*tc != Mechanism::Tcx || tcx_supported()))
             .ok_or_else(|| LEFT_OUT.to_owned());
+        let is_told = |point| offers.iter().any(|(p, how)| *p == point && how.is_ok());
+        let is_tc_needed = request.tc || !is_told(Point::DevQueue) || !is_told(Point::DevReceive);
+        let watched = tc
+            .clone()
+            .and_then(|tc| if is_tc_needed { Ok(tc) } else { Err(TC_NOT_NEEDED.to_owned()) });
         for (name, point) in [("tc_ingress", Point::TcIngress), ("tc_egress", Point::TcEgress)] {
-            if let (Some(program), Ok(_)) = (programs.remove(name), &tc) {
+            if let (Some(program), Ok(_)) = (programs.remove(name), &watched) {
                 let load = move || load_tc(program, name);
                 jobs.push(Job { offer: Some(offers.len()), load: Box::new(load) });
             }
-            offers.push((point, tc.clone()));
+            offers.push((point, watched.clone()));
         }
         let first_hook = offers.len();
         let with_links = allowed.allow(Mechanism::NetfilterLink);
@@ -334,7 +348,8 @@ impl Probes {
             raw,
             brackets: Brackets::default(),
             offers,
-            tc: tc.ok().filter(|_| has_tc),
+            tc: watched.ok().filter(|_| has_tc),
+            leaves_filters: tc == Ok(Mechanism::Clsact),
             interfaces: HashMap::new(),
             hooks: HashMap::new(),
             netfilter_works: hooks.is_ok(),
@@ -422,7 +437,7 @@ impl Probes {
     /// Removes what a pathtrace that was killed has left in these namespaces. Only the filters of
     /// clsact qdiscs stay behind.
     pub fn sweep(&self, namespaces: &[Netns]) {
-        if self.tc != Some(Mechanism::Clsact) {
+        if !self.leaves_filters {
             return;
         }
         for netns in namespaces {

@@ -154,6 +154,7 @@ pub fn offers(mechanisms: &[Mechanism]) -> anyhow::Result<(Vec<Offer>, Vec<Aside
         ring_bytes: *crate::probe::RING_BYTES.start(),
         tracked: 1,
         mechanisms: Mechanisms::only(mechanisms),
+        tc: true,
     };
     let mut probes = Probes::load(&request, Types::read()?)?;
     probes.attach_functions();
@@ -287,14 +288,19 @@ impl<'a> Trace<'a> {
     ) -> anyhow::Result<Self> {
         let Wanted { mut selection, select, line } = wanted;
         let is_viewed = matches!(wishes, Wishes::View(_));
+        let mechanisms = Mechanisms::only(&args.mechanism);
+        let is_tc_named =
+            [Mechanism::Tcx, Mechanism::Clsact].into_iter().any(|tc| mechanisms.name(tc));
+        let snaplen = sinks::snaplen(args, is_viewed);
         let request = Request {
             filter: selection.filter,
             expression: selection.expression.as_deref().map(Code::of).transpose()?,
-            snaplen: sinks::snaplen(args, is_viewed),
+            snaplen,
             capture_everywhere: sinks::captures_everywhere(args),
             ring_bytes: sinks::ring_bytes(args, is_viewed),
             tracked: TRACKED,
-            mechanisms: Mechanisms::only(&args.mechanism),
+            mechanisms,
+            tc: snaplen > 0 || selection.expression.is_some() || is_tc_named,
         };
         let types = Types::read()?;
         let reasons = DropReasons::of(&types.kernel.image);
