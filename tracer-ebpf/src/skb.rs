@@ -1,6 +1,6 @@
 //! Reads `struct sk_buff` and what hangs on it, at the offsets that the running kernel has.
 
-use core::{marker::PhantomData, mem::MaybeUninit};
+use core::{hint::black_box, marker::PhantomData, mem::MaybeUninit};
 
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
 use tracer_common::config::ABSENT;
@@ -15,6 +15,15 @@ macro_rules! offset {
     };
 }
 pub(crate) use offset;
+
+/// All bits where `value` is not 0, none where it is, without a branch: the verifier walks what follows once,
+/// not once for each.
+#[inline(always)]
+fn all_unless_0(value: u64) -> u64 {
+    // The compiler would see through it, and make a branch of it.
+    let negative = black_box(value.wrapping_neg());
+    ((value | negative) as i64 >> 63) as u64
+}
 
 /// How kernel memory is read.
 pub trait Access: Copy {
@@ -141,10 +150,8 @@ impl<A: Access> Skb<A> {
     #[inline(always)]
     pub fn network_header(self) -> Address {
         let from_head: u16 = A::read(self.at, offset!(skb_network_header));
-        if from_head == 0 {
-            return 0;
-        }
-        A::read::<Address>(self.at, offset!(skb_head)) + u64::from(from_head)
+        let from_head = u64::from(from_head);
+        (A::read::<Address>(self.at, offset!(skb_head)) + from_head) & all_unless_0(from_head)
     }
 
     /// Where the network header begins of what a tunnel carries; 0 when that was never said. The
@@ -179,11 +186,10 @@ impl<A: Access> Skb<A> {
     #[inline(always)]
     pub fn ethernet_header(self) -> Address {
         let from_head: u16 = A::read(self.at, offset!(skb_mac_header));
+        let from_head = u64::from(from_head);
         // `skb_mac_header_was_set`; an offset of 0 would leave no headroom that any stack has.
-        if from_head == u16::MAX || from_head == 0 {
-            return 0;
-        }
-        A::read::<Address>(self.at, offset!(skb_head)) + u64::from(from_head)
+        let is_set = all_unless_0(from_head) & all_unless_0(from_head ^ u64::from(u16::MAX));
+        (A::read::<Address>(self.at, offset!(skb_head)) + from_head) & is_set
     }
 
     /// Its connection: a `struct nf_conn`, tagged in the lowest three bits with what the packet is to
@@ -235,29 +241,26 @@ impl<A: Access> Dev<A> {
         self.at.is_null()
     }
 
+    // What cannot be read is 0 (`Access`): that there is no device needs no branch, which the verifier
+    // would walk all that follows for.
+
     /// Its index; 0 for none.
     #[inline(always)]
     pub fn ifindex(self) -> u32 {
-        if self.is_none() { 0 } else { A::read(self.at, offset!(dev_ifindex)) }
+        A::read(self.at, offset!(dev_ifindex))
     }
 
     /// Its network namespace, by inode; 0 for none.
     #[inline(always)]
     pub fn netns(self) -> u32 {
-        if self.is_none() {
-            return 0;
-        }
         Net::<A>::new(A::read::<Pointer>(self.at, offset!(dev_net)).0).inode()
     }
 
-    /// Whether its link-layer header is Ethernet's (`ARPHRD_ETHER`, `ARPHRD_LOOPBACK`).
+    /// Whether its link-layer header is Ethernet's (`ARPHRD_ETHER`, `ARPHRD_LOOPBACK`): all bits, or none.
     #[inline(always)]
-    pub fn is_ethernet(self) -> bool {
-        if self.is_none() {
-            return false;
-        }
+    pub fn is_ethernet(self) -> u64 {
         let kind: u16 = A::read(self.at, offset!(dev_type));
-        kind == 1 || kind == 772
+        !(all_unless_0(u64::from(kind ^ 1)) & all_unless_0(u64::from(kind ^ 772)))
     }
 }
 
@@ -287,7 +290,7 @@ impl<A: Access> Net<A> {
 #[inline(always)]
 pub fn unknown<T: Copy>(value: T) -> T {
     let mut copy = MaybeUninit::<T>::uninit();
-    let from = core::hint::black_box(&raw const value);
+    let from = black_box(&raw const value);
     // SAFETY: as many bytes of both, and every bit pattern is a `T`. The stack can be read.
     unsafe {
         bpf_probe_read_kernel(copy.as_mut_ptr().cast(), size_of::<T>() as u32, from.cast());

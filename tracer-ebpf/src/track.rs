@@ -87,7 +87,13 @@ impl Sighting {
 /// no more life: what is at its address is another.
 #[inline(always)]
 pub fn known(address: u64) -> Option<Sighting> {
-    let followed = entry(address)?.as_ptr();
+    still_known(entry(address))
+}
+
+/// [`known`], of what [`entry`] has found.
+#[inline(always)]
+pub fn still_known(entry: Option<NonNull<Followed>>) -> Option<Sighting> {
+    let followed = entry?.as_ptr();
     // SAFETY: a live map value.
     if unsafe { (*followed).delivered } != 0 {
         return None;
@@ -126,18 +132,34 @@ pub enum At {
     End,
 }
 
-/// A packet at a point where a life can begin: known, or one to follow from now on.
+/// Whether a packet that is not followed may be one to follow. Most of a host's end here: nothing more is
+/// read of them than it takes to know.
 #[inline(always)]
-pub fn known_or_begun<S: Source>(source: &S, at: At) -> Option<Sighting> {
+pub fn may_begin(bytes: impl Bytes, headers: &Headers) -> bool {
+    // SAFETY: a live map value of integers.
+    let Some(state) = state().map(|state| unsafe { *state }) else { return false };
+    state.armed != 0 && (may_answer(&state) || headers.may_match(bytes, filter()))
+}
+
+/// Whether any packet may answer a followed flow.
+#[inline(always)]
+fn may_answer(state: &State) -> bool {
+    setting!(follow_replies) != 0 && (state.learned | state.published) != 0
+}
+
+/// A packet at a point where a life can begin: known, or one to follow from now on. `entry`: what [`entry`] has
+/// found; where that is nothing, [`may_begin`] holds.
+#[inline(always)]
+pub fn known_or_begun<S: Source>(
+    source: &S,
+    entry: Option<NonNull<Followed>>,
+    at: At,
+) -> Option<Sighting> {
     let address = source.address();
-    let entry = entry(address);
     let headers = source.headers();
     let mut chance = Chance::NONE;
     if entry.is_none() {
         chance = Chance::of(source)?;
-        if !chance.answers && !headers.may_match(source.bytes(), filter()) {
-            return None;
-        }
     }
     let mut fresh = Followed::default();
     let mut parsed = headers.parse(source.bytes(), &mut fresh.tuple);
@@ -265,14 +287,14 @@ impl Chance {
     #[inline(always)]
     fn of<S: Source>(source: &S) -> Option<Self> {
         // SAFETY: a live map value of integers.
-        let State { armed, learned, published, .. } = unsafe { *state()? };
-        if armed == 0 {
+        let state = unsafe { *state()? };
+        if state.armed == 0 {
             return None;
         }
         let filter = filter();
         let placed = (filter.netns.is_empty() && filter.iface.is_empty())
             || filter.matches_place(source.netns(), source.ifindex());
-        let answers = setting!(follow_replies) != 0 && (learned | published) != 0;
+        let answers = may_answer(&state);
         (placed || answers).then_some(Self { placed, answers })
     }
 }

@@ -24,11 +24,7 @@ pub fn forward(call: impl Call) {
     let to = call.argument(0) as *const u8;
     let dev = Dev::<Probe>::new(Probe::read::<Pointer>(to, offset!(port_dev)).0);
     let skb = Skb::<Probe>::new(skb as *const u8);
-    let packet = if dev.is_none() {
-        Packet::on_its_device(skb)
-    } else {
-        Packet { skb, ifindex: dev.ifindex(), netns: dev.netns(), arriving: false }
-    };
+    let packet = if dev.is_none() { Packet::on_its_device(skb) } else { Packet::on(dev, skb) };
     emit(&packet, &sighting, &Report::plain(Point::BridgeForward));
 }
 

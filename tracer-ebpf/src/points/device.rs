@@ -3,18 +3,23 @@
 use aya_ebpf::programs::BtfTracePointContext;
 use tracer_common::{event::detail::Hook, point::Point};
 
-use super::Packet;
+use super::{Packet, may_begin};
 use crate::{
     emit::{Report, emit},
     skb::{Access, Dev, Skb},
-    track::{At, clear_current, find_original, known, known_or_begun, set_arriving},
+    track::{At, clear_current, entry, find_original, known, known_or_begun, set_arriving},
 };
 
 /// tp_btf `net_dev_queue(skb)`: `__dev_queue_xmit`, behind tc egress.
 #[inline(always)]
 pub fn queue<A: Access>(ctx: &BtfTracePointContext) {
-    let packet = Packet::on_its_device(Skb::<A>::new(ctx.arg(0)));
-    if let Some(sighting) = known_or_begun(&packet, At::Way) {
+    let skb = Skb::<A>::new(ctx.arg(0));
+    let entry = entry(skb.address());
+    if entry.is_none() && !may_begin(skb, false) {
+        return;
+    }
+    let packet = Packet::on_its_device(skb);
+    if let Some(sighting) = known_or_begun(&packet, entry, At::Way) {
         clear_current(packet.skb.address());
         emit(&packet, &sighting, &Report::plain(Point::DevQueue));
     }
@@ -27,8 +32,7 @@ pub fn xmit<A: Access>(ctx: &BtfTracePointContext) {
     if let Some(sighting) = known(skb.address()) {
         // SAFETY: a live map value; only the CPU that handles the packet touches it.
         unsafe { (*sighting.followed).sent = 1 };
-        let dev = Dev::<A>::new(ctx.arg(1));
-        let packet = Packet { skb, ifindex: dev.ifindex(), netns: dev.netns(), arriving: false };
+        let packet = Packet::on(Dev::<A>::new(ctx.arg(1)), skb);
         emit(&packet, &sighting, &Report::plain(Point::DevXmit));
     }
 }
@@ -37,8 +41,14 @@ pub fn xmit<A: Access>(ctx: &BtfTracePointContext) {
 /// network header.
 #[inline(always)]
 pub fn receive<A: Access>(ctx: &BtfTracePointContext) {
-    let packet = Packet { arriving: true, ..Packet::on_its_device(Skb::<A>::new(ctx.arg(0))) };
-    let Some(sighting) = known_or_begun(&packet, At::Fresh) else {
+    let skb = Skb::<A>::new(ctx.arg(0));
+    let entry = entry(skb.address());
+    if entry.is_none() && !may_begin(skb, true) {
+        set_arriving(0);
+        return;
+    }
+    let packet = Packet { arriving: true, ..Packet::on_its_device(skb) };
+    let Some(sighting) = known_or_begun(&packet, entry, At::Fresh) else {
         set_arriving(0);
         return;
     };

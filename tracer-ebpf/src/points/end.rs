@@ -12,7 +12,7 @@ use tracer_common::{
     point::Point,
 };
 
-use super::{Packet, netfilter::tell_decision};
+use super::{Packet, may_begin, netfilter::tell_decision};
 use crate::{
     emit::{Report, emit},
     globals::{FOLLOWED, setting},
@@ -25,12 +25,17 @@ use crate::{
 /// tp_btf `kfree_skb(skb, location[, reason[, rx_sk]])`.
 #[inline(always)]
 pub fn drop<A: Access>(ctx: &BtfTracePointContext) {
-    let packet = Packet::on_its_device(Skb::<A>::new(ctx.arg(0)));
+    let skb = Skb::<A>::new(ctx.arg(0));
+    let entry = entry(skb.address());
+    if entry.is_none() && !may_begin(skb, false) {
+        return;
+    }
+    let packet = Packet::on_its_device(skb);
     // Packets in a socket's queue have no device: what happens to them there begins no journey.
     // Two branches to the end: the compiler would copy the payload of a `None` of either, which the
     // verifier does not let it read.
     if packet.ifindex != 0 {
-        if let Some(sighting) = known_or_begun(&packet, At::End) {
+        if let Some(sighting) = known_or_begun(&packet, entry, At::End) {
             report_drop(ctx, &packet, &sighting);
         }
     } else if let Some(sighting) = known_itself(&packet) {
@@ -55,16 +60,18 @@ fn report_drop<A: Access>(ctx: &BtfTracePointContext, packet: &Packet<A>, sighti
 pub fn consume<A: Access>(ctx: &BtfTracePointContext) {
     let skb = Skb::<A>::new(ctx.arg(0));
     let Some(followed) = entry(skb.address()) else { return };
-    let followed = followed.as_ptr();
     // SAFETY: a live map value; only the CPU that handles the packet touches it.
-    let delivered = unsafe { (*followed).delivered } != 0;
-    // Where its device was, a socket's queue keeps something else: to follow that costs a fault.
-    let packet = if delivered {
-        Packet { skb, ifindex: 0, netns: 0, arriving: false }
+    let delivered = unsafe { (*followed.as_ptr()).delivered } != 0;
+    if delivered {
+        consumed(ctx, &Packet::in_queue(skb), true);
     } else {
-        Packet::on_its_device(skb)
-    };
-    let Some(sighting) = known_itself(&packet) else { return };
+        consumed(ctx, &Packet::on_its_device(skb), false);
+    }
+}
+
+#[inline(always)]
+fn consumed<A: Access>(ctx: &BtfTracePointContext, packet: &Packet<A>, delivered: bool) {
+    let Some(sighting) = known_itself(packet) else { return };
     let mut detail = Consume::default();
     if delivered && setting!(consume_locations) != 0 {
         detail.location = ctx.arg::<*const u8>(1) as u64;
@@ -72,9 +79,9 @@ pub fn consume<A: Access>(ctx: &BtfTracePointContext) {
         detail.pid = (bpf_get_current_pid_tgid() >> 32) as u32;
     }
     let detail = detail.to_wire();
-    emit(&packet, &sighting, &Report { point: Point::Consume as u8, flags: 0, detail });
-    // SAFETY: as above.
-    let followed = unsafe { &*followed };
+    emit(packet, &sighting, &Report { point: Point::Consume as u8, flags: 0, detail });
+    // SAFETY: a live map value; only the CPU that handles the packet touches it.
+    let followed = unsafe { &*sighting.followed };
     if followed.sent != 0 {
         ended_behind_driver(followed);
     }

@@ -2,12 +2,12 @@
 
 use tracer_common::point::Point;
 
-use super::{Packet, seen, tell_seen};
+use super::{Packet, may_begin, seen, tell_seen};
 use crate::{
     call::Call,
     emit::{Report, emit},
     skb::{Net, Probe, Skb},
-    track::{At, clear_current, forget_arrived, known, known_or_begun, set_leaving},
+    track::{At, clear_current, entry, forget_arrived, known, known_or_begun, set_leaving},
 };
 
 /// `ip_rcv(skb, …)`, `ipv6_rcv(skb, …)`. A packet that came in a tunnel comes here again.
@@ -49,10 +49,13 @@ fn seen_and_marked(skb: u64, point: Point, arrived: u8) {
 pub fn output(call: impl Call) {
     let skb = call.argument(2);
     forget_arrived(skb);
+    let (entry, at) = (entry(skb), Skb::<Probe>::new(skb as *const u8));
+    if entry.is_none() && !may_begin(at, false) {
+        return;
+    }
     let netns = Net::<Probe>::new(call.argument(0) as *const u8).inode();
-    let packet =
-        Packet { skb: Skb::<Probe>::new(skb as *const u8), ifindex: 0, netns, arriving: false };
-    if let Some(sighting) = known_or_begun(&packet, At::Way) {
+    let packet = Packet { netns, ..Packet::in_queue(at) };
+    if let Some(sighting) = known_or_begun(&packet, entry, At::Way) {
         set_leaving(skb);
         emit(&packet, &sighting, &Report::plain(Point::IpOutput));
     }

@@ -22,7 +22,7 @@ const MOST_PIECES: usize = 64;
 pub fn keep_parent(call: impl Call) -> Option<Kept> {
     let kept = keep(call.argument(0), [0; 2])?;
     let skb = Skb::<Probe>::new(kept.skb as *const u8);
-    known_itself(&Packet { skb, ifindex: 0, netns: 0, arriving: false })?;
+    known_itself(&Packet::in_queue(skb))?;
     Some(kept)
 }
 

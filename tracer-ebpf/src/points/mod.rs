@@ -16,6 +16,8 @@ pub mod socket;
 pub mod tc;
 pub mod xtables;
 
+use core::hint::black_box;
+
 use tracer_common::event::detail::Detail;
 use tracer_common::point::Point;
 
@@ -24,8 +26,8 @@ use crate::{
     emit::{Capture, Captured, Report, bounded, emit, link},
     expression,
     packet::{Bytes, Frame, Headers, Memory},
-    skb::{Access, Probe, Skb},
-    track::{Sighting, Source, entry, known},
+    skb::{Access, Dev, Probe, Skb},
+    track::{self, Sighting, Source, entry, known},
 };
 
 /// A packet in a context that gives its `struct sk_buff`.
@@ -38,27 +40,53 @@ struct Packet<A> {
     netns: u32,
     /// Its network header has not been set yet: it is where the data begins.
     arriving: bool,
+    /// Where its device stands, there is one or none. Else there may be something else: to follow that costs a
+    /// fault.
+    on_device: bool,
 }
 
 impl<A: Access> Packet<A> {
+    /// A packet that is in the queue of a socket, which keeps something else where its device was. Its socket
+    /// knows the namespace.
+    #[inline(always)]
+    fn in_queue(skb: Skb<A>) -> Self {
+        Self { skb, ifindex: 0, netns: 0, arriving: false, on_device: false }
+    }
+
+    /// A packet that is on this device, whatever its `dev` says yet.
+    #[inline(always)]
+    fn on<B: Access>(dev: Dev<B>, skb: Skb<A>) -> Self {
+        let (ifindex, netns) = (dev.ifindex(), dev.netns());
+        Self { skb, ifindex, netns, arriving: false, on_device: true }
+    }
+
     /// A packet that is where its `dev` is.
     #[inline(always)]
     fn on_its_device(skb: Skb<A>) -> Self {
         let dev = skb.dev();
         let netns = dev.netns();
-        // In queues of sockets and of fragments, something else stands where the device was.
-        if !is_namespace(netns) {
-            return Self { skb, ifindex: 0, netns: 0, arriving: false };
-        }
-        Self { skb, ifindex: dev.ifindex(), netns, arriving: false }
+        // In queues, which not every point can tell, something else stands where the device was.
+        let is_there = is_namespace(netns);
+        let (ifindex, netns) = (dev.ifindex() & is_there, netns & is_there);
+        Self { skb, ifindex, netns, arriving: false, on_device: true }
     }
 }
 
-/// Whether this can be a namespace's inode: they are numbered from `PROC_DYNAMIC_FIRST`, those that
-/// every boot has right below it.
+/// [`track::may_begin`](crate::track::may_begin) of an skb; `arriving` as in [`Packet`].
 #[inline(always)]
-fn is_namespace(inode: u32) -> bool {
-    inode >= 0xefff_ff00
+fn may_begin<A: Access>(skb: Skb<A>, arriving: bool) -> bool {
+    let network = if arriving { skb.data() } else { skb.network_header() };
+    let (end, protocol) = (skb.linear_end(), skb.protocol());
+    track::may_begin(Memory, &Headers { ethernet: 0, network, end, protocol })
+}
+
+/// Whether this can be a namespace's inode: they are numbered from `PROC_DYNAMIC_FIRST`, those that
+/// every boot has right below it. All bits, or none.
+#[inline(always)]
+fn is_namespace(inode: u32) -> u32 {
+    // Without a branch, as `all_unless_0`.
+    let above = black_box(0xefff_feff_i64) - i64::from(inode);
+    (above >> 63) as u32
 }
 
 impl<A: Access> Source for Packet<A> {
@@ -90,8 +118,8 @@ impl<A: Access> Source for Packet<A> {
     #[inline(always)]
     fn headers(&self) -> Headers {
         let skb = self.skb;
-        let on_ethernet = self.ifindex != 0 && skb.dev().is_ethernet();
-        let ethernet = if on_ethernet { skb.ethernet_header() } else { 0 };
+        let on_ethernet = if self.on_device { skb.dev().is_ethernet() } else { 0 };
+        let ethernet = skb.ethernet_header() & on_ethernet;
         let network = if self.arriving { skb.data() } else { skb.network_header() };
         Headers { ethernet, network, end: skb.linear_end(), protocol: skb.protocol() }
     }
@@ -103,16 +131,16 @@ impl<A: Access> Source for Packet<A> {
 
     #[inline(always)]
     fn evaluate(&self) -> u64 {
-        evaluate(self.skb.address(), self.ifindex, self.arriving)
+        evaluate(self.skb.address(), self.on_device, self.arriving)
     }
 }
 
 /// [`Source::evaluate`] of a [`Packet`]. A BPF subprogram, for the stack of its own.
 #[inline(never)]
-fn evaluate(address: u64, ifindex: u32, arriving: bool) -> u64 {
+fn evaluate(address: u64, on_device: bool, arriving: bool) -> u64 {
     // Through a helper, as in `capture`.
     let skb = Skb::<Probe>::new(address as *const u8);
-    let headers = Packet { skb, ifindex, netns: 0, arriving }.headers();
+    let headers = Packet { arriving, on_device, ..Packet::in_queue(skb) }.headers();
     let frame = Frame { headers, paged: skb.paged(), tag: skb.tag() };
     expression::evaluate(Memory, &frame, address)
 }
@@ -125,7 +153,7 @@ impl<A: Access> Capture for Packet<A> {
         // Through a helper: to the verifier, `head` and `data` as loaded are pointers, and what is
         // computed from them is no length that it could bound.
         let skb = Skb::<Probe>::new(self.skb.address() as *const u8);
-        let headers = Packet { skb, ifindex: 0, netns: 0, arriving: self.arriving }.headers();
+        let headers = Packet { arriving: self.arriving, ..Packet::in_queue(skb) }.headers();
         let link_header = headers.ethernet != 0;
         let from = if link_header { headers.ethernet } else { headers.network };
         if from >= headers.end {

@@ -30,12 +30,7 @@ pub fn event_send<A: Access>(ctx: &BtfTracePointContext) {
     let state: u8 = A::read(neigh, offset!(neigh_state));
     let detail = describe(neigh, state);
     let dev = Dev::<A>::new(A::read::<Pointer>(neigh, offset!(neigh_dev)).0);
-    let packet = Packet {
-        skb: Skb::<Probe>::new(skb as *const u8),
-        ifindex: dev.ifindex(),
-        netns: dev.netns(),
-        arriving: false,
-    };
+    let packet = Packet::on(dev, Skb::<Probe>::new(skb as *const u8));
     report_known(&packet, Point::Neigh, detail);
 }
 
@@ -48,12 +43,7 @@ pub fn resolve(call: impl Call) {
     }
     let neigh = call.argument(0) as *const u8;
     let dev = Dev::<Probe>::new(Probe::read::<Pointer>(neigh, offset!(neigh_dev)).0);
-    let packet = Packet {
-        skb: Skb::<Probe>::new(skb as *const u8),
-        ifindex: dev.ifindex(),
-        netns: dev.netns(),
-        arriving: false,
-    };
+    let packet = Packet::on(dev, Skb::<Probe>::new(skb as *const u8));
     report_known(&packet, Point::Neigh, describe(neigh, Probe::read(neigh, offset!(neigh_state))));
 }
 

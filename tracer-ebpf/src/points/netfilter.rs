@@ -21,13 +21,16 @@ use tracer_common::{
     track::{Decision, Followed, telling},
 };
 
-use super::{Packet, conntrack, keep, nftables};
+use super::{Packet, conntrack, keep, may_begin, nftables};
 use crate::{
     call::{Call, Kept},
     emit::{Capture, Report, emit},
     globals::{DECISIONS, state},
     skb::{Access, Dev, Direct, Net, Pointer, Probe, Skb, offset, read_into, unknown},
-    track::{At, Sighting, clear_current, known, known_or_begun, reparse, set_leaving},
+    track::{
+        At, Sighting, clear_current, entry, known, known_or_begun, reparse, set_leaving,
+        still_known,
+    },
 };
 
 const NF_ACCEPT: i32 = 1;
@@ -122,6 +125,12 @@ impl State {
         state
     }
 
+    /// The packet that is in the hook.
+    #[inline(always)]
+    fn packet<A>(&self, skb: Skb<A>) -> Packet<A> {
+        Packet { skb, ifindex: self.ifindex, netns: self.netns, arriving: false, on_device: true }
+    }
+
     #[inline(always)]
     fn is_ip(&self) -> bool {
         self.on_way != on_way::NOWHERE
@@ -166,36 +175,37 @@ fn hook_of(ctx: *mut c_void) -> u8 {
     Direct::read(unsafe { (*ctx).state }, offset!(nf_hook))
 }
 
-/// Address of the packet.
+/// The packet.
 #[inline(always)]
-fn skb_of(ctx: *mut c_void) -> u64 {
+fn skb_of(ctx: *mut c_void) -> Skb<Direct> {
     let ctx: *const NetfilterContext = ctx.cast();
     // SAFETY: as in `hook_of`.
-    unsafe { (*ctx).skb as u64 }
+    Skb::new(unsafe { (*ctx).skb })
 }
 
 #[inline(always)]
 fn packet_and_state(ctx: *mut c_void) -> (Packet<Direct>, State) {
-    let ctx: *const NetfilterContext = ctx.cast();
-    // SAFETY: the context of a netfilter program is a live `struct bpf_nf_ctx`.
-    let (state, skb) = unsafe { ((*ctx).state, (*ctx).skb) };
+    let at: *const NetfilterContext = ctx.cast();
+    // SAFETY: as in `hook_of`.
+    let state = unsafe { (*at).state };
     let state = unknown(State::read::<Direct>(state));
-    let skb = Skb::new(skb);
-    (Packet { skb, ifindex: state.ifindex, netns: state.netns, arriving: false }, state)
+    let skb = skb_of(ctx);
+    (state.packet(skb), state)
 }
 
 /// The first observer of a hook.
 #[inline(always)]
 pub fn enter(ctx: *mut c_void) -> i32 {
-    // Most packets are none of ours: nothing more is read of them than it takes to know.
-    if matches!(hook_of(ctx), PRE_ROUTING | POST_ROUTING) && known(skb_of(ctx)).is_none() {
+    let entry = entry(skb_of(ctx).address());
+    let begins_nothing = matches!(hook_of(ctx), PRE_ROUTING | POST_ROUTING);
+    if entry.is_none() && (begins_nothing || !may_begin(skb_of(ctx), false)) {
         return NF_ACCEPT;
     }
     let (packet, state) = packet_and_state(ctx);
     let sighting = if state.begins != 0 {
-        known_or_begun(&packet, At::Fresh)
+        known_or_begun(&packet, entry, At::Fresh)
     } else {
-        known(packet.skb.address())
+        still_known(entry)
     };
     if let Some(sighting) = sighting {
         entered(&packet, &sighting, &state);
@@ -226,7 +236,7 @@ fn entered<S: Capture>(packet: &S, sighting: &Sighting, state: &State) {
 /// An observer between two base chains.
 #[inline(always)]
 pub fn pass(ctx: *mut c_void, number: u8) -> i32 {
-    if let Some(sighting) = known(skb_of(ctx)) {
+    if let Some(sighting) = known(skb_of(ctx).address()) {
         // SAFETY: a live map value; only the CPU that handles the packet touches it.
         unsafe { (*sighting.followed).hook.passed = number };
     }
@@ -236,7 +246,7 @@ pub fn pass(ctx: *mut c_void, number: u8) -> i32 {
 /// The last observer of a hook: behind it only conntrack's confirmation is left.
 #[inline(always)]
 pub fn exit(ctx: *mut c_void) -> i32 {
-    let Some(sighting) = known(skb_of(ctx)) else { return NF_ACCEPT };
+    let Some(sighting) = known(skb_of(ctx).address()) else { return NF_ACCEPT };
     let (packet, state) = packet_and_state(ctx);
     left(&packet, &sighting, &state);
     NF_ACCEPT
@@ -286,14 +296,18 @@ pub fn enter_slow(call: impl Call) {
     if !is_walked(pf) {
         return;
     }
-    // Most packets are none of ours.
-    if known(skb.address()).is_none() && !begins_at(pf, Probe::read(at, offset!(nf_hook))) {
+    let entry = entry(skb.address());
+    let begins = begins_at(pf, Probe::read(at, offset!(nf_hook)));
+    if entry.is_none() && (!begins || !may_begin(skb, false)) {
         return;
     }
     let state = State::probed(at);
-    let packet = Packet { skb, ifindex: state.ifindex, netns: state.netns, arriving: false };
-    let sighting =
-        if state.begins != 0 { known_or_begun(&packet, At::Fresh) } else { known(skb.address()) };
+    let packet = state.packet(skb);
+    let sighting = if state.begins != 0 {
+        known_or_begun(&packet, entry, At::Fresh)
+    } else {
+        still_known(entry)
+    };
     if let Some(sighting) = sighting {
         entered(&packet, &sighting, &state);
     }
@@ -326,7 +340,7 @@ pub fn leave_slow(kept: &Kept, result: u64) {
     let Some(sighting) = kept.sighting() else { return };
     let state = State::probed(state);
     let skb = Skb::<Probe>::new(kept.skb as *const u8);
-    let packet = Packet { skb, ifindex: state.ifindex, netns: state.netns, arriving: false };
+    let packet = state.packet(skb);
     // SAFETY: a live map value; only the CPU that handles the packet touches it.
     let hook = unsafe { (*sighting.followed).hook };
     // A hook within this one has been the last that was entered: nothing is known of this one.
@@ -348,9 +362,7 @@ pub fn deciding(skb: u64, state: *const u8, decision: Decision) {
     if !is_known {
         // A bridge does not walk its first hook by the function that is watched.
         let state = State::probed(state);
-        let (ifindex, netns) = (state.ifindex, state.netns);
-        let packet =
-            Packet { skb: Skb::<Probe>::new(skb as *const u8), ifindex, netns, arriving: false };
+        let packet = state.packet(Skb::<Probe>::new(skb as *const u8));
         entered(&packet, &sighting, &state);
     }
     let decision = Decision { entered: !is_known as u8, ..decision };

@@ -22,7 +22,7 @@ use crate::{
 #[inline(always)]
 pub fn take(call: impl Call) {
     let skb = Skb::<Probe>::new(call.argument(1) as *const u8);
-    let packet = Packet { skb, ifindex: 0, netns: 0, arriving: false };
+    let packet = Packet::in_queue(skb);
     let Some(sighting) = known_itself(&packet) else { return };
     // A tunnel's socket takes what is around the packet.
     // SAFETY: a live map value; only the CPU that handles the packet touches it.
@@ -37,8 +37,7 @@ pub fn take(call: impl Call) {
 #[inline(always)]
 pub fn read<A: Access>(ctx: &BtfTracePointContext) {
     let skb = Skb::<A>::new(ctx.arg(0));
-    // A packet in a socket's queue has no device; its socket knows the namespace.
-    let packet = Packet { skb, ifindex: 0, netns: 0, arriving: false };
+    let packet = Packet::in_queue(skb);
     let Some(sighting) = known_itself(&packet) else { return };
     // SAFETY: a live map value; only the CPU that handles the packet touches it.
     let followed = unsafe { &mut *sighting.followed };

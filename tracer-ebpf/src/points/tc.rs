@@ -12,7 +12,7 @@ use crate::{
     expression,
     packet::{Bytes, Frame, Headers, Tag},
     skb::{Probe, Skb},
-    track::{At, Source, known, known_or_begun},
+    track::{At, Source, entry, known, known_or_begun, may_begin},
 };
 
 /// The packet of a tc program. Its context *is* the `struct sk_buff` at run time: the verifier
@@ -147,7 +147,7 @@ impl Capture for TcPacket<'_> {
         let tag = self.skb.tag();
         Captured {
             len: n,
-            link: link(self.skb.dev().is_ethernet(), tag.kind()),
+            link: link(self.skb.dev().is_ethernet() != 0, tag.kind()),
             vlan: tag.content(),
             before: 0,
         }
@@ -158,7 +158,11 @@ impl Capture for TcPacket<'_> {
 #[inline(always)]
 pub fn egress(ctx: &TcContext) -> i32 {
     let packet = TcPacket::new(ctx);
-    if let Some(sighting) = known_or_begun(&packet, At::Way) {
+    let entry = entry(packet.address());
+    if entry.is_none() && !may_begin(packet.bytes(), &packet.headers()) {
+        return TC_ACT_UNSPEC;
+    }
+    if let Some(sighting) = known_or_begun(&packet, entry, At::Way) {
         emit(&packet, &sighting, &Report::plain(Point::TcEgress));
     }
     TC_ACT_UNSPEC
