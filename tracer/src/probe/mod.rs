@@ -334,6 +334,8 @@ impl Probes {
         for (_, how) in &mut offers[first_hook..] {
             *how = hooks.clone();
         }
+        // Hundreds of thousands of types: what it takes to free them nobody need wait for.
+        thread::spawn(move || drop((kernel, names)));
         let log = if logs {
             let log = EbpfLogger::init(&mut ebpf);
             log.inspect_err(|e| log::warn!("cannot read the kernel side's log: {e}")).ok()
