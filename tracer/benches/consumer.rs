@@ -105,7 +105,7 @@ impl<S: Sink> Writer<S> {
         let builder = Builder { names: &(), clock: Clock::default(), data: false };
         self.consumer.take(records, |journey| {
             let record = builder.journey(&journey, None);
-            self.tally.add(&record);
+            self.tally.add(&record.outcome);
             self.tally.time(&journey, &());
             self.sink.journey(&record).expect("nothing is refused");
         });

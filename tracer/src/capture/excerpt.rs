@@ -18,7 +18,7 @@ pub fn excerpt(scene: Scene, start: &Start, journeys: &[Arc<Journey>]) -> Vec<u8
     let mut pcapng = Pcapng::begin(&scene.begin(start), Hops::Main, SNAPLEN, &mut out);
     let mut tally = Tally::default();
     for journey in journeys {
-        tally.add(journey);
+        tally.add(&journey.outcome);
         pcapng.journey(journey, &mut out);
     }
     pcapng.summary(&tally.summary(0, Events::default()), &mut out);

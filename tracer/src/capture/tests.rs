@@ -35,7 +35,7 @@ fn records() -> (Vec<Journey>, Summary) {
         }
     }
     let mut tally = Tally::default();
-    journeys.iter().for_each(|journey| tally.add(journey));
+    journeys.iter().for_each(|journey| tally.add(&journey.outcome));
     (journeys, tally.summary(5, Events::default()))
 }
 

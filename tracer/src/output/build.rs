@@ -67,6 +67,11 @@ impl<N: Names + KernelNames + ?Sized> Builder<'_, N> {
         }
     }
 
+    /// How a journey ended: of its record, what costs little where nobody is to see the whole.
+    pub fn outcome(&self, journey: &Journey, explained: Option<&Explanation>) -> record::Outcome {
+        outcome(&journey.outcome, explained)
+    }
+
     fn hops(
         &self,
         journey: &Journey,

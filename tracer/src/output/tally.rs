@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::{
     latency::Latency,
-    record::{DropCount, Events, Journey, OutcomeKind, Outcomes, Rule, Summary},
+    record::{DropCount, Events, Outcome, OutcomeKind, Outcomes, Rule, Summary},
 };
 use crate::{explain::Names, journey};
 
@@ -20,14 +20,14 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Takes the times of a journey, of which [`Tally::add`] counts the record.
+    /// Takes the times of a journey, whose outcome [`Tally::add`] counts.
     pub fn time(&mut self, journey: &journey::Journey, names: &(impl Names + ?Sized)) {
         self.latency.add(journey, names);
     }
 
-    /// Counts a journey.
-    pub fn add(&mut self, journey: &Journey) {
-        let count = match journey.outcome.kind {
+    /// Counts a journey that ended so.
+    pub fn add(&mut self, outcome: &Outcome) {
+        let count = match outcome.kind {
             OutcomeKind::Transmitted => &mut self.outcomes.transmitted,
             OutcomeKind::Delivered => &mut self.outcomes.delivered,
             OutcomeKind::Dropped => &mut self.outcomes.dropped,
@@ -35,9 +35,9 @@ impl Tally {
             OutcomeKind::Lost => &mut self.outcomes.lost,
         };
         *count += 1;
-        if journey.outcome.kind == OutcomeKind::Dropped {
-            let reason = journey.outcome.reason.as_deref().unwrap_or("unknown").to_owned();
-            let cause = (reason, journey.outcome.rule.as_ref().map(Rule::line));
+        if outcome.kind == OutcomeKind::Dropped {
+            let reason = outcome.reason.as_deref().unwrap_or("unknown").to_owned();
+            let cause = (reason, outcome.rule.as_ref().map(Rule::line));
             let cause = if self.drops.len() < CAUSES || self.drops.contains_key(&cause) {
                 cause
             } else {

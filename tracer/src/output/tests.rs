@@ -563,7 +563,7 @@ fn every_line_fits_the_schema() {
     let mut out = Json::new(Vec::new());
     out.start(&start()).unwrap();
     for journey in &records {
-        tally.add(journey);
+        tally.add(&journey.outcome);
         out.journey(journey).unwrap();
     }
     let passed = packet(1, udp("10.0.100.252", 4000, "203.0.113.8", 53));
@@ -628,7 +628,7 @@ fn colour_only_adds() {
 fn the_summary_counts_and_tells_losses() {
     let mut tally = Tally::default();
     for journey in [dropped(), dropped(), translated()] {
-        tally.add(&journey);
+        tally.add(&journey.outcome);
     }
     let lost = LostEvents { ring_full: 3, ..LostEvents::default() };
     let summary = tally.summary(5_000_000_000, Events { received: 40, lost, ..Events::default() });

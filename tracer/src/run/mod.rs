@@ -772,13 +772,12 @@ impl<'a> Trace<'a> {
                 break;
             }
             let explanation = explain(journey, &self.machine);
-            let record = Arc::new(builder.journey(journey, explanation.as_ref()));
-            self.tally.add(&record);
             self.tally.time(journey, &self.machine);
-            let wanted = !self.args.drops || record.outcome.kind == OutcomeKind::Dropped;
-            if wanted {
+            let outcome = builder.outcome(journey, explanation.as_ref());
+            self.tally.add(&outcome);
+            if !self.args.drops || outcome.kind == OutcomeKind::Dropped {
                 self.shown += 1;
-                self.sinks.share(&record)?;
+                self.sinks.share(&Arc::new(builder.journey(journey, explanation.as_ref())))?;
             }
         }
         if !journeys.is_empty() {

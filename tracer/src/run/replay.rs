@@ -198,7 +198,7 @@ impl Replay {
         if !self.shape.names {
             (journey.packet.src_name, journey.packet.dst_name) = (None, None);
         }
-        self.tally.add(&journey);
+        self.tally.add(&journey.outcome);
         if self.shape.drops && journey.outcome.kind != OutcomeKind::Dropped {
             return Ok(());
         }

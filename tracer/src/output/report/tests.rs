@@ -12,7 +12,7 @@ fn report(journeys: &[Journey]) -> String {
     let mut tally = Tally::default();
     report.start(&start()).unwrap();
     for journey in journeys {
-        tally.add(journey);
+        tally.add(&journey.outcome);
         report.journey(journey).unwrap();
     }
     report.summary(&tally.summary(5_000_000_000, Events::default())).unwrap();
