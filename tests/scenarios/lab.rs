@@ -111,6 +111,7 @@ fn floods_arrive() -> Result<()> {
     let (c1, world, address) = (lab.netns("c1")?, lab.netns("world")?, at(WORLD, 7)?);
     let time = Duration::from_millis(300);
     assert!(flood::udp(c1, world, address, 3, time)? > 0.0);
+    assert!(flood::udp_of_many(c1, world, 9, time)? > 0.0);
     assert!(flood::tcp(c1, world, address, time)? > 0.0);
     assert!(flood::tcp_connections(c1, world, address, time)? > 0.0);
     assert!(!flood::tcp_round_trips(c1, world, address, time)?.is_empty());

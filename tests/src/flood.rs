@@ -1,8 +1,9 @@
 //! Traffic as fast as it goes, for a time: what is measured under load.
 
 use std::{
-    io::{ErrorKind, Read, Write},
-    net::{SocketAddr, TcpStream},
+    io::{self, ErrorKind, Read, Write},
+    net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket},
+    ops::Range,
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
     thread,
     time::{Duration, Instant},
@@ -26,9 +27,52 @@ pub fn udp(
     flows: usize,
     time: Duration,
 ) -> Result<f64> {
-    let server = udp_socket(to, address)?;
-    server.set_read_timeout(Some(LOOK))?;
     let clients: Vec<_> = (0..flows).map(|_| udp_client(from, address)).collect::<Result<_>>()?;
+    let mut clients = clients.iter().cycle();
+    arrivals(&udp_socket(to, address)?, time, || {
+        // A full queue on the way is what is measured, not an error.
+        let _ = clients.next().map(|client| client.send(&SMALL));
+    })
+}
+
+/// What a small datagram carries.
+const SMALL: [u8; 16] = [0; 16];
+
+/// Ports and addresses of [`udp_of_many`], each of one with each of the other.
+const PORTS: Range<u16> = 20_000..20_400;
+const NET: &str = "203.0.113.0/24";
+const ADDRESSES: u8 = 250;
+
+/// Small datagrams of 100,000 flows, all of which are there already: from ports to addresses behind the world.
+/// Packets a second that arrive in that time.
+pub fn udp_of_many(from: &Netns, to: &Netns, port: u16, time: Duration) -> Result<f64> {
+    to.run("ip", &["route", "replace", "local", NET, "dev", "lo"])?;
+    let server = udp_socket(to, (Ipv4Addr::UNSPECIFIED, port).into())?;
+    // The same ones each time: connection tracking keeps them, and has no room for as many again.
+    let clients: Vec<_> = from.enter(|| {
+        PORTS.map(|port| UdpSocket::bind((Ipv4Addr::UNSPECIFIED, port))).collect::<io::Result<_>>()
+    })??;
+    let flows = (1..=ADDRESSES).flat_map(|last| {
+        let address = SocketAddr::from(([203, 0, 113, last], port));
+        clients.iter().map(move |client| (client, address))
+    });
+    let send = |(client, address): (&UdpSocket, SocketAddr)| {
+        let _ = client.send_to(&SMALL, address);
+    };
+    flows.clone().for_each(send);
+    // What has arrived of these is not counted.
+    server.set_nonblocking(true)?;
+    while server.recv(&mut [0; 64]).is_ok() {}
+    server.set_nonblocking(false)?;
+    let mut flows = flows.cycle();
+    arrivals(&server, time, || {
+        let _ = flows.next().map(send);
+    })
+}
+
+/// Sends one after the other: how many a second arrive in that time.
+fn arrivals(server: &UdpSocket, time: Duration, mut send: impl FnMut()) -> Result<f64> {
+    server.set_read_timeout(Some(LOOK))?;
     let (arrived, over) = (AtomicU64::new(0), AtomicBool::new(false));
     thread::scope(|scope| {
         scope.spawn(|| {
@@ -39,12 +83,10 @@ pub fn udp(
                 }
             }
         });
-        let mut clients = clients.iter().cycle();
         let start = Instant::now();
         while start.elapsed() < time {
-            for client in clients.by_ref().take(32) {
-                // A full queue on the way is what is measured, not an error.
-                let _ = client.send(&[0; 16]);
+            for _ in 0..32 {
+                send();
             }
         }
         let (arrived, elapsed) = (arrived.load(Ordering::Relaxed), start.elapsed());

@@ -149,7 +149,7 @@ fn measure(binary: &Path, bench: &Bench) -> Result<()> {
         println!("\n{all}");
     }
     idle::measure(&lab, binary, rounds)?;
-    for mode in modes.iter().filter(|mode| mode.is_pathtrace()) {
+    for mode in modes.iter().filter(|mode| mode.has_programs()) {
         programs::measure(&lab, binary, mode)?;
     }
     Ok(())

@@ -10,8 +10,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, ensure};
-use lab::{Lab, Netns, Trace, topology::C1, trace::Output};
+use anyhow::{Context, Result, bail, ensure};
+use lab::{
+    Lab, Netns, Trace,
+    terminal::Terminal,
+    topology::C1,
+    trace::{Output, UNLIMITED},
+};
 use rustix::process::Signal;
 use serde_json::Value;
 use tempfile::NamedTempFile;
@@ -53,6 +58,8 @@ enum Out {
     Text,
     /// A capture file, and nothing else.
     Capture,
+    /// A terminal.
+    View,
 }
 
 macro_rules! pathtrace {
@@ -75,13 +82,14 @@ macro_rules! other {
 }
 
 /// Nothing comes first: the others are compared with it.
-pub const MODES: [Mode; 12] = [
+pub const MODES: [Mode; 13] = [
     Mode { name: Cow::Borrowed("nothing"), tool: Tool::Nothing },
     pathtrace!("pathtrace, matching nothing", Json, "--ip", NOBODY),
     pathtrace!("pathtrace, matching all, summary", Json, "--ip", C1, "--drops"),
     pathtrace!("pathtrace, matching all, JSON", Json, "--ip", C1),
     pathtrace!("pathtrace, matching all, text", Text, "--ip", C1),
     pathtrace!("pathtrace, matching all, -w", Capture, "--ip", C1),
+    pathtrace!("pathtrace, matching all, live view", View, "--ip", C1),
     pathtrace!("pathtrace --nft-trace, all, text", Text, "--ip", C1, "--nft-trace"),
     other!(
         "tcpdump -i any, matching nothing",
@@ -143,6 +151,7 @@ impl Mode {
     /// Whether the program is installed.
     pub fn is_possible(&self) -> bool {
         match &self.tool {
+            Tool::Pathtrace(_, Out::View) => setup::find("tmux").is_some(),
             Tool::Nothing | Tool::Pathtrace(..) => true,
             Tool::Other { command, .. } => {
                 command.first().is_some_and(|c| setup::find(c).is_some())
@@ -150,9 +159,9 @@ impl Mode {
         }
     }
 
-    /// Whether it is pathtrace.
-    pub fn is_pathtrace(&self) -> bool {
-        matches!(self.tool, Tool::Pathtrace(..))
+    /// Whether it is pathtrace, whose programs can be told.
+    pub fn has_programs(&self) -> bool {
+        matches!(self.tool, Tool::Pathtrace(_, out) if !matches!(out, Out::View))
     }
 
     /// Whether it is another tool.
@@ -165,6 +174,9 @@ impl Mode {
         let host = lab.netns("host")?;
         match &self.tool {
             Tool::Nothing => Ok(Attached::Nothing),
+            Tool::Pathtrace(args, Out::View) => {
+                view(host, binary, args).map(|_terminal| Attached::Viewed { _terminal })
+            }
             Tool::Pathtrace(args, out) => {
                 Traced::start(host, binary, args, *out).map(Attached::Pathtrace)
             }
@@ -200,6 +212,7 @@ impl Traced {
                 command.args(["-o", "text"]);
                 Stdio::null()
             }
+            Out::View => bail!("the live view needs a terminal"),
             Out::Capture => {
                 command.args(["-o", "none", "-w"]).arg(output.path());
                 Stdio::null()
@@ -221,7 +234,7 @@ impl Traced {
         ensure!(ended.status.success(), "pathtrace: {}", ended.stderr);
         let events = match self.out {
             Out::Json => Some(events(self.output.path())?),
-            Out::Text | Out::Capture => None,
+            Out::Text | Out::Capture | Out::View => None,
         };
         Ok(Cost { processor, memory, events })
     }
@@ -237,10 +250,26 @@ fn events(file: &Path) -> Result<[u64; 3]> {
     Ok([number(&events["received"]), lost, number(&events["left_out"]["events"])])
 }
 
+/// pathtrace in a terminal, showing what it sees.
+fn view(host: &Netns, binary: &Path, args: &[&str]) -> Result<Terminal> {
+    let terminal = Terminal::open(host, 120, 30)?;
+    terminal.wait_for("$")?;
+    terminal.line(&format!(
+        "exec {} -o tui {}",
+        binary.display(),
+        [args, &UNLIMITED].concat().join(" ")
+    ))?;
+    // One of its panes.
+    terminal.wait_for("Journey")?;
+    Ok(terminal)
+}
+
 /// What is attached.
 pub enum Attached<'a> {
     /// Nothing.
     Nothing,
+    /// pathtrace in a terminal, which ends it.
+    Viewed { _terminal: Terminal },
     /// pathtrace.
     Pathtrace(Traced),
     /// Another tool.
@@ -251,7 +280,7 @@ impl Attached<'_> {
     /// Ends it as Ctrl-C does; what it took, of pathtrace.
     pub fn end(self) -> Result<Option<Cost>> {
         match self {
-            Attached::Nothing => Ok(None),
+            Attached::Nothing | Attached::Viewed { .. } => Ok(None),
             Attached::Pathtrace(traced) => traced.end().map(Some),
             Attached::Other(peer) => peer.end().map(|()| None),
         }
@@ -261,7 +290,7 @@ impl Attached<'_> {
     pub fn settle(&self) -> Result<()> {
         match self {
             Attached::Pathtrace(traced) => traced.trace.settle(),
-            Attached::Nothing | Attached::Other(_) => Ok(()),
+            Attached::Nothing | Attached::Viewed { .. } | Attached::Other(_) => Ok(()),
         }
     }
 
@@ -269,7 +298,7 @@ impl Attached<'_> {
     pub fn programs(&self) -> BTreeSet<u32> {
         match self {
             Attached::Pathtrace(traced) => traced.trace.programs(),
-            Attached::Nothing | Attached::Other(_) => BTreeSet::new(),
+            Attached::Nothing | Attached::Viewed { .. } | Attached::Other(_) => BTreeSet::new(),
         }
     }
 }

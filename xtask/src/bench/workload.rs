@@ -17,6 +17,8 @@ pub enum Workload {
         /// How many.
         flows: usize,
     },
+    /// Small datagrams of 100,000 flows that are there already.
+    UdpOfMany,
     /// One connection that sends all that it can.
     Tcp,
     /// One byte each way, one after the other.
@@ -26,10 +28,11 @@ pub enum Workload {
 }
 
 /// All of them. The first is what other tools are compared by.
-pub const WORKLOADS: [Workload; 6] = [
+pub const WORKLOADS: [Workload; 7] = [
     Workload::Udp { flows: 1 },
     Workload::Udp { flows: 16 },
     Workload::Udp { flows: 1000 },
+    Workload::UdpOfMany,
     Workload::Tcp,
     Workload::RoundTrips,
     Workload::Connections,
@@ -48,7 +51,7 @@ impl Workload {
     /// What it counts.
     pub fn unit(self) -> &'static str {
         match self {
-            Workload::Udp { .. } => "packets",
+            Workload::Udp { .. } | Workload::UdpOfMany => "packets",
             Workload::Tcp => "Mbit",
             Workload::RoundTrips => "round trips",
             Workload::Connections => "connections",
@@ -61,6 +64,7 @@ impl Workload {
         let address = traffic::at(WORLD, PORT)?;
         let per_second = match self {
             Workload::Udp { flows } => flood::udp(from, to, address, flows, ROUND)?,
+            Workload::UdpOfMany => flood::udp_of_many(from, to, PORT, ROUND)?,
             Workload::Tcp => flood::tcp(from, to, address, ROUND)? * 8.0 / 1e6,
             Workload::Connections => flood::tcp_connections(from, to, address, ROUND)?,
             Workload::RoundTrips => {
@@ -81,6 +85,7 @@ impl fmt::Display for Workload {
         match self {
             Workload::Udp { flows: 1 } => f.write_str("small datagrams, one flow"),
             Workload::Udp { flows } => write!(f, "small datagrams, {flows} flows"),
+            Workload::UdpOfMany => f.write_str("small datagrams, 100000 flows"),
             Workload::Tcp => f.write_str("one TCP connection, all that it can send"),
             Workload::RoundTrips => f.write_str("TCP, a byte each way"),
             Workload::Connections => f.write_str("TCP connections, one after the other"),
