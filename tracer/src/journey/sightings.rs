@@ -80,7 +80,13 @@ impl Sightings {
         if at == self.seen.len() {
             self.skb = skb;
         }
-        if let Some(bytes) = bytes {
+        if let Some(mut bytes) = bytes {
+            // What is passed on as it is, is kept once.
+            if let Some((_, before)) = self.captured.last()
+                && before.data == bytes.data
+            {
+                bytes.data = before.data.clone();
+            }
             self.captured.push((number, bytes));
         }
         if self.seen.len() == self.seen.capacity() {

@@ -1495,3 +1495,26 @@ proptest! {
         prop_assert_eq!(counts.duplicate, 0);
     }
 }
+
+#[test]
+fn bytes_that_are_passed_on_as_they_are_are_kept_once() {
+    let captured = |bytes: &[u8]| {
+        let data = bytes::Bytes::copy_from_slice(bytes);
+        Some(Box::new(Captured { link_header: true, length: 3, data }))
+    };
+    let mut events = packet(1, arp("10.0.0.1", "10.0.0.2", 1))
+        .see(What::TcEgress)
+        .see(What::TcIngress)
+        .see(What::DevXmit)
+        .see(consume())
+        .events();
+    for (event, bytes) in events.iter_mut().zip([b"abc", b"abc", b"abd"]) {
+        event.bytes = captured(bytes);
+    }
+
+    let journey = journeys(events).pop().unwrap();
+
+    let at = |hop: usize| &journey.hops[hop].bytes.as_ref().unwrap().data;
+    assert_eq!(at(0).as_ptr(), at(1).as_ptr());
+    assert_eq!((&at(1)[..], &at(2)[..]), (&b"abc"[..], &b"abd"[..]));
+}

@@ -571,7 +571,7 @@ pub struct Events {
     pub received: u64,
     /// Lost, by cause.
     pub lost: LostEvents,
-    /// Left out on purpose: there was more than `--max-events` and `--max-cpu` allow.
+    /// Left out on purpose: there was more than `--max-events` and `--max-cpu` allow, or than memory is for.
     #[serde(default)]
     pub left_out: LeftOut,
 }
@@ -586,6 +586,9 @@ pub struct LeftOut {
     /// At the least, of so many packets one was told, besides those that were dropped; 0 where nothing was
     /// left out, 1 where only the middle of journeys was.
     pub one_of: u32,
+    /// Captured bytes that were cut off packets, all but the first 128 of each: too many waited to be written.
+    #[serde(default)]
+    pub bytes: u64,
 }
 
 /// Events or packets given up, by cause.

@@ -647,7 +647,7 @@ fn the_summary_counts_and_tells_losses() {
 
 #[test]
 fn the_summary_tells_what_was_left_out() {
-    let left_out = LeftOut { packets: 19, events: 812, one_of: 64 };
+    let left_out = LeftOut { packets: 19, events: 812, one_of: 64, bytes: 70_000 };
     let summary = Tally::default().summary(5, Events { left_out, ..Events::default() });
     let mut out = Text::new(Vec::new(), Hops::Main, false);
     out.summary(&summary).unwrap();
@@ -656,6 +656,7 @@ fn the_summary_tells_what_was_left_out() {
         text.ends_with(
             "  812 events left out: more than may be (--max-events, --max-cpu)
   19 packets not told, none of them dropped: 1 of 64 was, at the least
+  70000 captured bytes cut off packets: too many waited to be written
 "
         ),
         "{text}"

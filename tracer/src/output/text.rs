@@ -247,15 +247,16 @@ impl<W: Write> Sink for Text<W> {
 
 /// What was left out on purpose, and in which words that is told.
 pub(super) fn left_out(left_out: &LeftOut) -> impl Iterator<Item = (u64, String)> {
-    let LeftOut { packets, events, one_of } = *left_out;
-    let both = [
+    let LeftOut { packets, events, one_of, bytes } = *left_out;
+    let all = [
         (events, "events left out: more than may be (--max-events, --max-cpu)".to_owned()),
         (
             packets,
             format!("packets not told, none of them dropped: 1 of {one_of} was, at the least"),
         ),
+        (bytes, "captured bytes cut off packets: too many waited to be written".to_owned()),
     ];
-    both.into_iter().filter(|(count, _)| *count != 0)
+    all.into_iter().filter(|(count, _)| *count != 0)
 }
 
 /// What was lost, and in which words that is told.

@@ -6,6 +6,7 @@ mod beyond;
 mod budget;
 mod containers;
 mod dump;
+mod held;
 mod machine;
 mod nft_trace;
 mod replay;
@@ -61,6 +62,7 @@ use beyond::Beyond;
 use budget::{Budget, Most, Spent};
 use containers::Namer;
 use dump::Dump;
+use held::Held;
 use machine::{KernelFacts, Machine};
 use nft_trace::NftTrace;
 pub use replay::report;
@@ -276,6 +278,7 @@ struct Trace<'a> {
     /// What was lost when that was said last.
     lost: LostEvents,
     dump: Option<Dump>,
+    held: Held,
 }
 
 impl<'a> Trace<'a> {
@@ -367,6 +370,7 @@ impl<'a> Trace<'a> {
             }),
             lost: LostEvents::default(),
             dump: args.dump_events.as_deref().map(Dump::create).transpose()?,
+            held: Held::new(held::MOST),
             probes,
         })
     }
@@ -611,6 +615,9 @@ impl<'a> Trace<'a> {
                 Ok(mut event) => {
                     if event.begin && event.headers.is_icmp_error() {
                         event.quoted = self.tables.quoted(event.id).map(Box::new);
+                    }
+                    if let Some(captured) = &mut event.bytes {
+                        self.held.take(captured);
                     }
                     if let Some(dump) = &mut self.dump {
                         dump.write(&event, &self.machine)?;
@@ -880,6 +887,7 @@ impl<'a> Trace<'a> {
                 packets: left_out.packets,
                 events: left_out.events,
                 one_of: if least.is_all() { 0 } else { least.one_of() },
+                bytes: self.held.cut(),
             },
         })
     }

@@ -241,6 +241,7 @@ fn add(a: Events, b: Events) -> Events {
             packets: a.left_out.packets.saturating_add(b.left_out.packets),
             events: a.left_out.events.saturating_add(b.left_out.events),
             one_of: a.left_out.one_of.max(b.left_out.one_of),
+            bytes: a.left_out.bytes.saturating_add(b.left_out.bytes),
         },
     }
 }
