@@ -259,8 +259,9 @@ fn view(host: &Netns, binary: &Path, args: &[&str]) -> Result<Terminal> {
         binary.display(),
         [args, &UNLIMITED].concat().join(" ")
     ))?;
-    // One of its panes.
-    terminal.wait_for("Journey")?;
+    terminal.wait("points, and not attaching", |picture| {
+        picture.contains(" points ") && !picture.contains("attaching")
+    })?;
     Ok(terminal)
 }
 
