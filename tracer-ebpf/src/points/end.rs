@@ -38,7 +38,10 @@ pub fn drop<A: Access>(ctx: &BtfTracePointContext) {
         if let Some(sighting) = known_or_begun(&packet, entry, At::End) {
             report_drop(ctx, &packet, &sighting);
         }
-    } else if let Some(sighting) = known_itself(&packet) {
+        return;
+    }
+    let packet = Packet::in_queue(skb);
+    if let Some(sighting) = known_itself(&packet) {
         report_drop(ctx, &packet, &sighting);
     }
 }
