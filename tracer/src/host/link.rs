@@ -64,6 +64,15 @@ pub struct Peer {
 }
 
 impl Link {
+    /// Whether packets reach it that are not received anew: it stands above another interface, whose packets the
+    /// kernel gives it without passing `netif_receive_skb`'s tracepoint again (`another_round` of
+    /// `__netif_receive_skb_core`, net/core/dev.c).
+    pub fn receives_unseen(&self) -> bool {
+        const ABOVE_OTHERS: [&str; 8] =
+            ["vlan", "macvlan", "macvtap", "ipvlan", "ipvtap", "bond", "team", "netkit"];
+        self.kind.as_deref().is_some_and(|kind| ABOVE_OTHERS.contains(&kind))
+    }
+
     /// Whether it is a loopback device.
     pub fn is_loopback(&self) -> bool {
         self.arp_type == libc::ARPHRD_LOOPBACK

@@ -62,11 +62,6 @@ impl Mechanisms {
         Self(these.iter().fold(0, |set, mechanism| set | 1 << *mechanism as u8))
     }
 
-    /// Whether only some may be used, and this is one of them.
-    pub fn name(self, mechanism: Mechanism) -> bool {
-        self != Self::ANY && self.allow(mechanism)
-    }
-
     /// Whether this one may be used.
     pub fn allow(self, mechanism: Mechanism) -> bool {
         self.0 & 1 << mechanism as u8 != 0
@@ -90,7 +85,5 @@ mod tests {
         let some = Mechanisms::only(&[Mechanism::TpBtf, Mechanism::Kprobe]);
         assert!(some.allow(Mechanism::Kprobe) && !some.allow(Mechanism::Fentry));
         assert!(Mechanisms::only(&[]).allow(Mechanism::Tcx));
-        assert!(some.name(Mechanism::Kprobe) && !some.name(Mechanism::Fentry));
-        assert!(!Mechanisms::ANY.name(Mechanism::Kprobe));
     }
 }

@@ -56,7 +56,10 @@ use tracer_common::{
 };
 use watches::Watches;
 
-use crate::{event::Place, host::netns::Netns};
+use crate::{
+    event::Place,
+    host::{link::Link, netns::Netns},
+};
 
 /// The kernel side, compiled.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("PATHTRACE_BPF_OBJECT"));
@@ -83,9 +86,12 @@ const TRACEPOINTS: &[(&str, &str, Point, usize)] = &[
     ("consume", "consume_skb", Point::Consume, 1),
 ];
 
+/// The tc programs and their points.
+const TC: [(&str, Point); 2] = [("tc_ingress", Point::TcIngress), ("tc_egress", Point::TcEgress)];
+
 /// Why tc is not watched where it could be.
 const TC_NOT_NEEDED: &str = "tracepoints of devices tell the same; watched for bytes (-s, -w, the live view), for an \
-                             expression, and where --mechanism names it";
+                             expression, where --mechanism names it, and on interfaces above others";
 
 /// The points of netfilter links.
 const HOOKS: [Point; 5] =
@@ -108,7 +114,8 @@ pub struct Request {
     pub tracked: u32,
     /// What may be used to watch.
     pub mechanisms: Mechanisms,
-    /// Watch tc, too. What it tells the tracepoints of devices tell as well, but for the whole packet.
+    /// Watch tc at all interfaces. What it tells the tracepoints of devices tell as well, but for the whole packet,
+    /// and for interfaces that stand above others.
     pub tc: bool,
 }
 
@@ -191,8 +198,12 @@ pub struct Probes {
     pub brackets: Brackets,
     /// Those of [`TRACEPOINTS`], then of tc, then of netfilter links.
     offers: Vec<(Point, Result<Mechanism, String>)>,
-    /// How tc is watched; none where it is not.
+    /// How tc can be watched.
     tc: Option<Mechanism>,
+    /// Whether it is at all interfaces.
+    tc_everywhere: bool,
+    /// Index of the offers of tc, in the order of [`TC`].
+    first_tc: usize,
     /// Whether tc would be watched by filters, which outlive a pathtrace that is killed.
     leaves_filters: bool,
     interfaces: HashMap<Place, Attached>,
@@ -288,17 +299,18 @@ impl Probes {
             .into_iter()
             .find(|tc| allowed.allow(*tc) && (*tc != Mechanism::Tcx || tcx_supported()))
             .ok_or_else(|| LEFT_OUT.to_owned());
-        let is_told = |point| offers.iter().any(|(p, how)| *p == point && how.is_ok());
-        let is_tc_needed = request.tc || !is_told(Point::DevQueue) || !is_told(Point::DevReceive);
-        let watched = tc
-            .clone()
-            .and_then(|tc| if is_tc_needed { Ok(tc) } else { Err(TC_NOT_NEEDED.to_owned()) });
-        for (name, point) in [("tc_ingress", Point::TcIngress), ("tc_egress", Point::TcEgress)] {
-            if let (Some(program), Ok(_)) = (programs.remove(name), &watched) {
+        let first_tc = offers.len();
+        for (name, point) in TC {
+            if !request.tc {
+                let why = || TC_NOT_NEEDED.to_owned();
+                offers.push((point, tc.clone().and_then(|_| Err(why()))));
+                continue;
+            }
+            if let (Some(program), Ok(_)) = (programs.remove(name), &tc) {
                 let load = move || load_tc(program, name);
                 jobs.push(Job { offer: Some(offers.len()), load: Box::new(load) });
             }
-            offers.push((point, watched.clone()));
+            offers.push((point, tc.clone()));
         }
         let first_hook = offers.len();
         let with_links = allowed.allow(Mechanism::NetfilterLink);
@@ -342,7 +354,8 @@ impl Probes {
         } else {
             None
         };
-        let has_tc = offers[..first_hook].iter().rev().take(2).all(|(_, how)| how.is_ok());
+        let is_told = |point| offers.iter().any(|(p, how)| *p == point && how.is_ok());
+        let tc_everywhere = request.tc || !is_told(Point::DevQueue) || !is_told(Point::DevReceive);
         Ok(Self {
             ebpf,
             netfilter,
@@ -350,8 +363,10 @@ impl Probes {
             raw,
             brackets: Brackets::default(),
             offers,
-            tc: watched.ok().filter(|_| has_tc),
             leaves_filters: tc == Ok(Mechanism::Clsact),
+            tc: tc.ok(),
+            tc_everywhere,
+            first_tc,
             interfaces: HashMap::new(),
             hooks: HashMap::new(),
             netfilter_works: hooks.is_ok(),
@@ -411,19 +426,16 @@ impl Probes {
         if self.watches.attach_late() { self.tell_state() } else { Ok(()) }
     }
 
-    /// Attaches the tc programs to an interface, once.
+    /// Attaches the tc programs to an interface, once, where they tell something of their own.
     ///
     /// # Errors
     /// When the interface or its namespace is gone, or the kernel refuses.
-    pub fn watch_interface(
-        &mut self,
-        netns: &Netns,
-        ifindex: u32,
-        name: &str,
-    ) -> anyhow::Result<()> {
+    pub fn watch_interface(&mut self, netns: &Netns, link: &Link) -> anyhow::Result<()> {
         let Some(mechanism) = self.tc else { return Ok(()) };
+        let (ifindex, name) = (link.ifindex, link.name.as_str());
         let place = Place { netns: netns.inode, ifindex };
-        if self.interfaces.contains_key(&place) {
+        let is_needed = self.tc_everywhere || link.receives_unseen();
+        if !is_needed || self.interfaces.contains_key(&place) || !self.has_tc(mechanism) {
             return Ok(());
         }
         let ebpf = &mut self.ebpf;
@@ -434,6 +446,22 @@ impl Probes {
         let attached = attached.with_context(|| format!("cannot watch tc of {name}"))?;
         self.interfaces.insert(place, attached);
         Ok(())
+    }
+
+    /// Whether the kernel has taken the tc programs, which are loaded where they are needed.
+    fn has_tc(&mut self, mechanism: Mechanism) -> bool {
+        for ((name, point), at) in TC.into_iter().zip(self.first_tc..) {
+            let is_loaded = matches!(tc_program(&mut self.ebpf, name), Ok(tc) if tc.fd().is_ok());
+            // Refused before, it would be again.
+            let is_refused = matches!(&self.offers[at].1, Err(why) if why != TC_NOT_NEEDED);
+            if is_loaded || is_refused {
+                continue;
+            }
+            let loaded = program(&mut self.ebpf, name).and_then(|program| load_tc(program, name));
+            let how = loaded.map(|()| mechanism).map_err(|why| one_line(&why));
+            self.offers[at] = (point, how);
+        }
+        self.offers[self.first_tc..][..TC.len()].iter().all(|(_, how)| how.is_ok())
     }
 
     /// Removes what a pathtrace that was killed has left in these namespaces. Only the filters of

@@ -187,7 +187,7 @@ impl Attacher {
             let (Some(netns), Some(link)) = (all.get(&place.netns), snapshot.link(place)) else {
                 continue;
             };
-            match probes.watch_interface(netns, place.ifindex, &link.name) {
+            match probes.watch_interface(netns, link) {
                 Ok(()) => watched.interfaces += 1,
                 Err(e) => self.tell_unless_gone(netns, &e),
             }

@@ -291,9 +291,7 @@ impl<'a> Trace<'a> {
     ) -> anyhow::Result<Self> {
         let Wanted { mut selection, select, line } = wanted;
         let is_viewed = matches!(wishes, Wishes::View(_));
-        let mechanisms = Mechanisms::only(&args.mechanism);
-        let is_tc_named =
-            [Mechanism::Tcx, Mechanism::Clsact].into_iter().any(|tc| mechanisms.name(tc));
+        let is_tc = |mechanism| matches!(mechanism, &Mechanism::Tcx | &Mechanism::Clsact);
         let snaplen = sinks::snaplen(args, is_viewed);
         let request = Request {
             filter: selection.filter,
@@ -302,8 +300,8 @@ impl<'a> Trace<'a> {
             capture_everywhere: sinks::captures_everywhere(args),
             ring_bytes: sinks::ring_bytes(args, is_viewed),
             tracked: TRACKED,
-            mechanisms,
-            tc: snaplen > 0 || selection.expression.is_some() || is_tc_named,
+            mechanisms: Mechanisms::only(&args.mechanism),
+            tc: snaplen > 0 || selection.expression.is_some() || args.mechanism.iter().any(is_tc),
         };
         let types = Types::read()?;
         let reasons = DropReasons::of(&types.kernel.image);
