@@ -1,5 +1,7 @@
 //! Where the time goes.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use anyhow::Result;
 use lab::{
     Capability, Lab, Trace,
@@ -11,8 +13,17 @@ use serde_json::Value;
 /// Faster than the uplink lets pass.
 const BURST: Numbered = Numbered { flows: 2, packets: 100, rate: 5_000 };
 
+/// One after the other: while another trace began or ended on the machine, tracepoints of one packet in a hundred
+/// have been seen not to be told, uncounted. Why is not known yet.
+static ALONE: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 #[test]
 fn packets_that_wait_in_a_qdisc_spend_their_time_there() -> Result<()> {
+    let _alone = alone();
     let lab = Lab::standard()?;
     if lab.lacks(&[Capability::Point("qdisc_enqueue"), Capability::Delivery])? {
         return Ok(());
@@ -54,6 +65,7 @@ fn packets_that_wait_in_a_qdisc_spend_their_time_there() -> Result<()> {
 
 #[test]
 fn both_ways_of_a_conversation_are_measured() -> Result<()> {
+    let _alone = alone();
     let lab = Lab::standard()?;
     if lab.lacks(&[Capability::Delivery])? {
         return Ok(());
