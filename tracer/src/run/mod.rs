@@ -47,12 +47,10 @@ use crate::{
         symbols::Symbols,
         watch::{Change, Watch},
     },
-    journey::{Assembler, Chronicle, Journey, Limits},
+    journey::{Assembler, Chronicle, Journey, Limits, Outcome},
     output::{
         Builder, Clock, Phase, Sink as _, SinkError, Sinks, Standing, Tally, Wish, losses,
-        record::{
-            Detail, Events, LeftOut, LostEvents, MissingPoint, OutcomeKind, Start, WatchedPoint,
-        },
+        record::{Detail, Events, LeftOut, LostEvents, MissingPoint, Start, WatchedPoint},
     },
     probe::{self, Aside, Code, Mechanism, Mechanisms, Offer, Probes, Request, Tables, Types},
     select::{self, Selection, expression::Expression},
@@ -778,12 +776,15 @@ impl<'a> Trace<'a> {
             }
             let explanation = explain(journey, &self.machine);
             self.tally.time(journey, &self.machine);
-            let outcome = builder.outcome(journey, explanation.as_ref());
-            self.tally.add(&outcome);
-            if !self.args.drops || outcome.kind == OutcomeKind::Dropped {
-                self.shown += 1;
-                self.sinks.share(&Arc::new(builder.journey(journey, explanation.as_ref())))?;
+            let is_dropped = matches!(journey.outcome, Outcome::Dropped { .. });
+            if self.args.drops && !is_dropped {
+                self.tally.add(&builder.outcome(journey, explanation.as_ref()));
+                continue;
             }
+            let record = Arc::new(builder.journey(journey, explanation.as_ref()));
+            self.tally.add(&record.outcome);
+            self.shown += 1;
+            self.sinks.share(&record)?;
         }
         if !journeys.is_empty() {
             self.sinks.flush()?;
