@@ -18,9 +18,7 @@ const AS_BEFORE: &str = "0 0 1";
 /// The view in the lab's host, at work, beside a shell that tells how it ended.
 fn open(lab: &Lab, args: &str, columns: u16, lines: u16) -> Result<Terminal> {
     let terminal = show(lab, args, columns, lines)?;
-    terminal.wait("points, and not attaching", |picture| {
-        picture.contains(" points ") && !picture.contains("attaching")
-    })?;
+    terminal.wait_for_trace()?;
     Ok(terminal)
 }
 

@@ -69,6 +69,13 @@ impl Terminal {
         self.wait(text, |picture| picture.contains(text))
     }
 
+    /// Waits until the live view in it traces.
+    pub fn wait_for_trace(&self) -> Result<String> {
+        self.wait("points, and not attaching", |picture| {
+            picture.contains(" points ") && !picture.contains("attaching")
+        })
+    }
+
     /// Waits until the picture is so.
     pub fn wait(&self, what: &str, is_so: impl Fn(&str) -> bool) -> Result<String> {
         let start = Instant::now();

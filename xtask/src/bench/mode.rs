@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use lab::{
     Lab, Netns, Trace,
     terminal::Terminal,
@@ -41,6 +41,8 @@ enum Tool {
     Nothing,
     /// pathtrace with these arguments, and where its output goes.
     Pathtrace(&'static [&'static str], Out),
+    /// pathtrace's live view with these arguments, in a terminal.
+    View(&'static [&'static str]),
     /// Another program with its arguments, and what it needs in nftables.
     Other {
         command: Cow<'static, [Cow<'static, str>]>,
@@ -58,8 +60,6 @@ enum Out {
     Text,
     /// A capture file, and nothing else.
     Capture,
-    /// A terminal.
-    View,
 }
 
 macro_rules! pathtrace {
@@ -89,7 +89,10 @@ pub const MODES: [Mode; 13] = [
     pathtrace!("pathtrace, matching all, JSON", Json, "--ip", C1),
     pathtrace!("pathtrace, matching all, text", Text, "--ip", C1),
     pathtrace!("pathtrace, matching all, -w", Capture, "--ip", C1),
-    pathtrace!("pathtrace, matching all, live view", View, "--ip", C1),
+    Mode {
+        name: Cow::Borrowed("pathtrace, matching all, live view"),
+        tool: Tool::View(&["--ip", C1]),
+    },
     pathtrace!("pathtrace --nft-trace, all, text", Text, "--ip", C1, "--nft-trace"),
     other!(
         "tcpdump -i any, matching nothing",
@@ -151,7 +154,7 @@ impl Mode {
     /// Whether the program is installed.
     pub fn is_possible(&self) -> bool {
         match &self.tool {
-            Tool::Pathtrace(_, Out::View) => setup::find("tmux").is_some(),
+            Tool::View(_) => setup::find("tmux").is_some(),
             Tool::Nothing | Tool::Pathtrace(..) => true,
             Tool::Other { command, .. } => {
                 command.first().is_some_and(|c| setup::find(c).is_some())
@@ -161,7 +164,7 @@ impl Mode {
 
     /// Whether it is pathtrace, whose programs can be told.
     pub fn has_programs(&self) -> bool {
-        matches!(self.tool, Tool::Pathtrace(_, out) if !matches!(out, Out::View))
+        matches!(self.tool, Tool::Pathtrace(..))
     }
 
     /// Whether it is another tool.
@@ -174,7 +177,7 @@ impl Mode {
         let host = lab.netns("host")?;
         match &self.tool {
             Tool::Nothing => Ok(Attached::Nothing),
-            Tool::Pathtrace(args, Out::View) => {
+            Tool::View(args) => {
                 view(host, binary, args).map(|_terminal| Attached::Viewed { _terminal })
             }
             Tool::Pathtrace(args, out) => {
@@ -212,7 +215,6 @@ impl Traced {
                 command.args(["-o", "text"]);
                 Stdio::null()
             }
-            Out::View => bail!("the live view needs a terminal"),
             Out::Capture => {
                 command.args(["-o", "none", "-w"]).arg(output.path());
                 Stdio::null()
@@ -234,7 +236,7 @@ impl Traced {
         ensure!(ended.status.success(), "pathtrace: {}", ended.stderr);
         let events = match self.out {
             Out::Json => Some(events(self.output.path())?),
-            Out::Text | Out::Capture | Out::View => None,
+            Out::Text | Out::Capture => None,
         };
         Ok(Cost { processor, memory, events })
     }
@@ -259,9 +261,7 @@ fn view(host: &Netns, binary: &Path, args: &[&str]) -> Result<Terminal> {
         binary.display(),
         [args, &UNLIMITED].concat().join(" ")
     ))?;
-    terminal.wait("points, and not attaching", |picture| {
-        picture.contains(" points ") && !picture.contains("attaching")
-    })?;
+    terminal.wait_for_trace()?;
     Ok(terminal)
 }
 
