@@ -13,8 +13,8 @@ use serde_json::Value;
 /// Faster than the uplink lets pass.
 const BURST: Numbered = Numbered { flows: 2, packets: 100, rate: 5_000 };
 
-/// One after the other: beside another trace, tracepoints of a packet in a hundred have been seen not to be told,
-/// uncounted. Why is not known yet.
+/// One after the other: on a busy machine tracepoints of a packet in a hundred have been seen not to be told,
+/// uncounted, and more often where both ran at once. Why is not known yet.
 static ALONE: Mutex<()> = Mutex::new(());
 
 fn alone() -> MutexGuard<'static, ()> {
