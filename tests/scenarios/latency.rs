@@ -1,7 +1,5 @@
 //! Where the time goes.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
-
 use anyhow::Result;
 use lab::{
     Capability, Lab, Trace,
@@ -13,17 +11,8 @@ use serde_json::Value;
 /// Faster than the uplink lets pass.
 const BURST: Numbered = Numbered { flows: 2, packets: 100, rate: 5_000 };
 
-/// One after the other: on a busy machine tracepoints of a packet in a hundred have been seen not to be told,
-/// uncounted, and more often where both ran at once. Why is not known yet.
-static ALONE: Mutex<()> = Mutex::new(());
-
-fn alone() -> MutexGuard<'static, ()> {
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 #[test]
 fn packets_that_wait_in_a_qdisc_spend_their_time_there() -> Result<()> {
-    let _alone = alone();
     let lab = Lab::standard()?;
     if lab.lacks(&[Capability::Point("qdisc_enqueue"), Capability::Delivery])? {
         return Ok(());
@@ -39,9 +28,18 @@ fn packets_that_wait_in_a_qdisc_spend_their_time_there() -> Result<()> {
 
     let latency = &records.summary["latency"];
     let figures = &latency["host"];
-    let all = ["container_to_bridge", "bridge_to_route", "route_to_nic", "qdisc_wait", "whole"];
-    for segment in all {
-        assert_eq!(figures[segment]["count"], 100, "{segment}: {figures}");
+    for (segment, last) in [
+        ("container_to_bridge", "host:lxdbr0 dev_receive"),
+        ("bridge_to_route", "host:lxdbr0 route"),
+        ("route_to_nic", "host:eth-up dev_xmit"),
+        ("qdisc_wait", "host:eth-up qdisc_dequeue"),
+        ("whole", "world:eth0 nf_input"),
+    ] {
+        // A qdisc's timer takes the packets on in whatever task it finds. Some kernels run no tracepoint's
+        // program, and count no miss, where that task is of the process 1: a packet or two in a hundred.
+        let seen = records.select(|journey| journey.hops().iter().any(|hop| hop == last)).len();
+        assert!(seen >= 90, "{segment}: {records}");
+        assert_eq!(figures[segment]["count"], seen, "{segment}: {figures}");
         assert_ascending(&figures[segment]);
     }
     let median = |segment: &str| figures[segment]["p50_ns"].as_u64().unwrap_or_default();
@@ -65,7 +63,6 @@ fn packets_that_wait_in_a_qdisc_spend_their_time_there() -> Result<()> {
 
 #[test]
 fn both_ways_of_a_conversation_are_measured() -> Result<()> {
-    let _alone = alone();
     let lab = Lab::standard()?;
     if lab.lacks(&[Capability::Delivery])? {
         return Ok(());
