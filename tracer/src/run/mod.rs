@@ -26,7 +26,7 @@ use tokio::{
     io::unix::AsyncFd,
     select,
     signal::unix::{Signal, SignalKind, signal},
-    task::{JoinError, JoinHandle, spawn_blocking},
+    task::{JoinError, JoinHandle, spawn_blocking, yield_now},
     time::{MissedTickBehavior, interval, sleep_until},
 };
 use tracer_common::{filter::Filter, track::Flow};
@@ -70,8 +70,11 @@ use sinks::Wishes;
 const TRACKED: u32 = 65_536;
 /// How often the ring buffer is looked at when nobody wakes us, and journeys are ended by time.
 const TICK: Duration = Duration::from_millis(10);
-/// Events taken in one turn, so that signals are heard in a flood too.
-const TURN: usize = 16_384;
+/// How long events are taken in one turn: signals are heard, and what the trace costs is looked at, in a flood
+/// on a slow machine too.
+const TURN: Duration = Duration::from_millis(20);
+/// After so many events of a turn the clock is looked at.
+const STRETCH: usize = 256;
 /// How long packets that are on their way when the trace ends may still take.
 const LINGER: Duration = Duration::from_millis(50);
 /// How long the beginning waits for the rules and connections of the path, and for containers' names.
@@ -393,6 +396,7 @@ impl<'a> Trace<'a> {
         let mut next_sweep = began + LEARNED_SWEEP;
         let mut next_modules = began + MODULES_LOOK;
         let mut next_tell = began + TELL;
+        let mut behind = false;
         let why = loop {
             if self.is_enough() {
                 break End::Enough;
@@ -435,13 +439,15 @@ impl<'a> Trace<'a> {
                     if let Ok(mut ready) = ready {
                         ready.clear_ready();
                     }
-                    self.take_events()?;
+                    behind = self.take_events()?;
                 }
                 _ = tick.tick() => {
                     self.take_traced_rules();
-                    self.take_events()?;
+                    behind = self.take_events()?;
                     self.probes.pass_on_logs();
                 }
+                // Woken once for what is there, not for what a turn has left.
+                () = yield_now(), if behind => behind = self.take_events()?,
             }
         };
         if self.is_viewed && !matches!(why, End::Enough) {
@@ -599,40 +605,44 @@ impl<'a> Trace<'a> {
         }
     }
 
-    /// Takes what the ring buffer holds, a turn's worth at most; whether it was that much.
+    /// Takes what the ring buffer holds, as much as a turn has time for; whether there may be more.
     fn take_events(&mut self) -> Result<bool, Stop> {
         let mut done = Vec::new();
-        let mut taken = 0;
+        let end = Instant::now() + TURN;
         let ring = self.events.get_mut();
-        while taken < TURN {
-            let Some(record) = ring.next() else { break };
-            taken += 1;
-            match wire::decode(&record) {
-                Ok(mut event) => {
-                    if event.begin && event.headers.is_icmp_error() {
-                        event.quoted = self.tables.quoted(event.id).map(Box::new);
+        let is_more = 'turn: loop {
+            for _ in 0..STRETCH {
+                let Some(record) = ring.next() else { break 'turn false };
+                match wire::decode(&record) {
+                    Ok(mut event) => {
+                        if event.begin && event.headers.is_icmp_error() {
+                            event.quoted = self.tables.quoted(event.id).map(Box::new);
+                        }
+                        if let Some(captured) = &mut event.bytes {
+                            self.held.take(captured);
+                        }
+                        if let Some(dump) = &mut self.dump {
+                            dump.write(&event, &self.machine)?;
+                        }
+                        self.assembler.push(event, &mut done);
                     }
-                    if let Some(captured) = &mut event.bytes {
-                        self.held.take(captured);
+                    Err(error) => {
+                        self.undecodable += 1;
+                        log::warn!("{error}");
                     }
-                    if let Some(dump) = &mut self.dump {
-                        dump.write(&event, &self.machine)?;
-                    }
-                    self.assembler.push(event, &mut done);
-                }
-                Err(error) => {
-                    self.undecodable += 1;
-                    log::warn!("{error}");
                 }
             }
-        }
+            if Instant::now() >= end {
+                break true;
+            }
+        };
         let now = now();
         let lost = self.probes.lost_events()?;
         if lost > self.ring_full {
             self.ring_full = lost;
             self.assembler.lost_events(now);
         }
-        if taken < TURN {
+        if !is_more {
             self.assembler.advance(now, &mut done);
         }
         self.retire(done);
@@ -640,7 +650,7 @@ impl<'a> Trace<'a> {
         self.chronicle.release(now, &self.assembler, &mut next);
         self.wait(next);
         self.show_waiting()?;
-        Ok(taken == TURN)
+        Ok(is_more)
     }
 
     fn wait(&mut self, journeys: Vec<Journey>) {
