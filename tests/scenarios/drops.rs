@@ -88,7 +88,8 @@ fn an_answer_of_dhcp_that_comes_before_the_address() -> Result<()> {
         client.wait_for(b"an offer")
     })?;
 
-    let dropped = records.select(|journey| journey.outcome() == "dropped");
+    // A bridge that has not learned the address yet gives it to the other container too.
+    let dropped = records.select(|j| j.outcome() == "dropped" && j.end().starts_with("c1:"));
     assert_eq!(dropped.len(), 1, "IP has no use for it: {records}");
     assert!(dropped[0].why().contains("a DHCP client gets it before IP does"), "{records}");
     Ok(())

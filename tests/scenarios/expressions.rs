@@ -222,7 +222,7 @@ fn an_expression_costs_no_point() -> Result<()> {
     let hosts: Vec<_> = (0..200).map(|n| format!("host 10.1.0.{n}")).collect();
     let missing = |args: &[&str]| -> Result<_> {
         let args = [args, &["--duration", "100ms"]].concat();
-        Ok(Trace::start(&lab, &args)?.wait()?.records(&lab)?.start["missing"].clone())
+        Ok(Trace::start(&lab, &args)?.wait()?.records(&lab)?.missing_but_tc())
     };
     let without = missing(&[])?;
     for expression in [

@@ -133,7 +133,7 @@ fn capturing_bytes_costs_no_point() -> Result<()> {
     let lab = Lab::standard()?;
     let missing = |args: &[&str]| -> Result<_> {
         let args = [args, &["--ip", C1, "--duration", "100ms"]].concat();
-        Ok(Trace::start(&lab, &args)?.wait()?.records(&lab)?.start["missing"].clone())
+        Ok(Trace::start(&lab, &args)?.wait()?.records(&lab)?.missing_but_tc())
     };
     let without = missing(&[])?;
     for snaplen in ["96", "1500", "65535"] {
