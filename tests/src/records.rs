@@ -5,7 +5,7 @@ use std::{
     sync::Arc,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use crate::{Sight, capability, notes};
@@ -62,6 +62,17 @@ impl Records {
             summary: summary.context("no summary record")?,
             sight,
         })
+    }
+
+    /// An error unless every event that the kernel side told was received, or is counted as lost.
+    pub fn account_for_events(&self) -> Result<()> {
+        let events = &self.summary["events"];
+        let count = |value: &Value| value.as_u64().with_context(|| format!("no count: {events}"));
+        let lost = &events["lost"];
+        let come =
+            count(&events["received"])? + count(&lost["ring_full"])? + count(&lost["undecodable"])?;
+        ensure!(count(&events["offered"])? == come, "not all events are accounted for: {events}");
+        Ok(())
     }
 
     /// The journeys of which `wanted` holds.

@@ -304,12 +304,14 @@ impl Drop for Trace {
 }
 
 impl Ended {
-    /// Its records; an error when it did not end well.
+    /// Its records; an error when it did not end well, or does not know where an event is that was told.
     pub fn records(&self, lab: &Lab) -> Result<Records> {
         ensure!(self.status.success(), "pathtrace ended with {}: {}", self.status, self.stderr);
         let names: Names =
             lab.spaces().map(|(short, netns)| (netns.inode().into(), short.into())).collect();
-        Records::read(&self.lines, &names, || sight::ruled(lab))
+        let records = Records::read(&self.lines, &names, || sight::ruled(lab))?;
+        records.account_for_events()?;
+        Ok(records)
     }
 }
 

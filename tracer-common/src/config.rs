@@ -207,6 +207,8 @@ pub struct State {
     /// Not 0: packets may begin to be followed. Set once everything is attached, so that no journey
     /// misses its start; cleared at the end, so that those under way can finish.
     pub armed: u32,
+    /// Not 0: it is over, and nothing is told any more: what was told is counted.
+    pub over: u32,
     /// Not 0: a reverse tuple was learned. Until then no packet is looked up among them.
     pub learned: u32,
     /// Not 0: the hooks of IP are watched by netfilter links, and not by the function behind them.

@@ -11,7 +11,7 @@ use tracer_common::{
 };
 
 use crate::{
-    globals::{EVENTS, FOLLOWED, add_untold, count, setting, spare},
+    globals::{EVENTS, FOLLOWED, add_untold, count, offer, setting, spare, state},
     track::{Sighting, Source},
 };
 
@@ -201,6 +201,11 @@ fn send<S: Source, const N: usize>(
     report: &Report,
     fill: impl FnOnce(*mut u8) -> Captured,
 ) {
+    // SAFETY: a live map value of integers.
+    if state().is_none_or(|state| unsafe { (*state).over } != 0) {
+        return;
+    }
+    offer();
     // SAFETY: a live map value; only the CPU that handles the packet touches it.
     let known = unsafe { &mut *sighting.followed };
     let seq = known.events;

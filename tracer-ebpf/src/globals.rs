@@ -162,6 +162,10 @@ pub static TRACKING: LruHashMap<u64, u8> = LruHashMap::with_max_entries(1024, 0)
 #[map]
 pub static LOST: PerCpuArray<u64> = PerCpuArray::with_max_entries(Loss::COUNT, 0);
 
+/// Events that were to be sent: each is received, or counted among what was given up.
+#[map]
+pub static OFFERED: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
+
 /// What was left out, by [`Spared`].
 #[map]
 pub static SPARED: PerCpuArray<u64> = PerCpuArray::with_max_entries(Spared::COUNT, 0);
@@ -201,6 +205,12 @@ pub fn count(loss: Loss) {
     add(LOST.get_ptr_mut(loss as u32), 1);
 }
 
+/// Counts one event that is to be sent.
+#[inline(always)]
+pub fn offer() {
+    add(OFFERED.get_ptr_mut(0), 1);
+}
+
 /// Counts what is left out.
 #[inline(always)]
 pub fn spare(what: Spared) {
@@ -221,7 +231,8 @@ pub fn add_untold(how: u8, n: u64) {
 #[inline(always)]
 fn add(slot: Option<*mut u64>, n: u64) {
     if let Some(slot) = slot {
-        // SAFETY: this CPU's slot; a nested program on this CPU may lose one count, never more.
-        unsafe { *slot = (*slot).wrapping_add(n) };
+        // SAFETY: adds to this CPU's slot, a live map value. In one step, for a program that runs in an interrupt
+        // may count in the midst of it; and core has no `fetch_add` for this target.
+        unsafe { asm!("lock *(u64 *)({} + 0) += {}", in(reg) slot, in(reg) n) };
     }
 }

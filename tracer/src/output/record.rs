@@ -567,6 +567,10 @@ pub struct DropCount {
 /// Events received and lost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Events {
+    /// What the kernel side had to tell, by its own count: `received`, `lost.ring_full`, `lost.undecodable` and
+    /// `lost.unaccounted` together.
+    #[serde(default)]
+    pub offered: u64,
     /// Received.
     pub received: u64,
     /// Lost, by cause.
@@ -615,6 +619,9 @@ pub struct LostEvents {
     pub late: u64,
     /// Records that could not be read.
     pub undecodable: u64,
+    /// Events that the kernel side has counted, and of which nothing came. Looked at when the trace ends.
+    #[serde(default)]
+    pub unaccounted: u64,
     /// Messages of the kernel's own rule tracing; only with `--nft-trace`.
     pub nft_trace: u64,
 }

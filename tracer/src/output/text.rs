@@ -260,7 +260,7 @@ pub(super) fn left_out(left_out: &LeftOut) -> impl Iterator<Item = (u64, String)
 }
 
 /// What was lost, and in which words that is told.
-pub fn losses(lost: &LostEvents) -> [(u64, &'static str); 11] {
+pub fn losses(lost: &LostEvents) -> [(u64, &'static str); 12] {
     [
         (lost.ring_full, "events lost: the ring buffer was full"),
         (lost.tracking_full, "packets not followed: the table of followed packets was full"),
@@ -272,6 +272,7 @@ pub fn losses(lost: &LostEvents) -> [(u64, &'static str); 11] {
         (lost.flows_evicted, "flows forgotten: too many at once"),
         (lost.late, "events too late or twice"),
         (lost.undecodable, "records that could not be read"),
+        (lost.unaccounted, "events lost: the kernel has counted them, and they did not come"),
         (lost.nft_trace, "traced rules lost: the kernel told of them faster than they were taken"),
     ]
 }

@@ -543,6 +543,14 @@ impl Probes {
         self.change_state(|state| (state.telling, state.one_of) = (telling.into(), one_of))
     }
 
+    /// Nothing is told any more: what was told can be counted.
+    ///
+    /// # Errors
+    /// When the kernel refuses to write the map.
+    pub fn end(&mut self) -> anyhow::Result<()> {
+        self.change_state(|state| state.over = 1)
+    }
+
     fn tell_state(&mut self) -> anyhow::Result<()> {
         let armed = self.armed.into();
         let linked = self.netfilter_works.into();
@@ -598,6 +606,14 @@ impl Probes {
         self.count(Loss::RingFull)
     }
 
+    /// Events that were to be sent so far.
+    ///
+    /// # Errors
+    /// When the kernel refuses to read the map.
+    pub fn offered(&self) -> anyhow::Result<u64> {
+        self.sum("OFFERED", 0)
+    }
+
     /// What was left out so far. Cheap, too.
     ///
     /// # Errors
@@ -618,7 +634,7 @@ impl Probes {
         let map = self.ebpf.map(name).ok_or_else(|| anyhow!("the map {name} is missing"))?;
         let counts: PerCpuArray<_, u64> = PerCpuArray::try_from(map)?;
         let counts = counts.get(&index, 0).with_context(|| format!("cannot read map {name}"))?;
-        // What one has counted another may take back, and once in a while one count is missed.
+        // What one has counted another may take back, which may not have been read yet.
         let sum = counts.iter().fold(0u64, |sum, count| sum.wrapping_add(*count));
         Ok(u64::try_from(sum.cast_signed()).unwrap_or(0))
     }

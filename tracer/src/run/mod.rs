@@ -272,6 +272,8 @@ struct Trace<'a> {
     changed: BTreeSet<Change>,
     /// Events that the kernel side is known to have lost.
     ring_full: u64,
+    /// Events that were told and did not come, as it was found when the trace ended.
+    unaccounted: u64,
     /// Journeys that were shown.
     shown: u64,
     undecodable: u64,
@@ -361,6 +363,7 @@ impl<'a> Trace<'a> {
             // What changed between the first look and the watch is not told: look again.
             changed: BTreeSet::from([Change::Namespaces]),
             ring_full: 0,
+            unaccounted: 0,
             shown: 0,
             undecodable: 0,
             budget: Budget::new(Most {
@@ -577,7 +580,7 @@ impl<'a> Trace<'a> {
             tokio::time::sleep(LINGER).await;
         }
         self.take_traced_rules();
-        while self.take_events()? {}
+        self.take_last_events().await?;
         let mut done = Vec::new();
         self.assembler.finish(&mut done);
         self.retire(done);
@@ -602,6 +605,23 @@ impl<'a> Trace<'a> {
         match self.dump.take() {
             Some(dump) => Ok(dump.finish()?),
             None => Ok(()),
+        }
+    }
+
+    /// Takes what is left, and looks whether it is all that was told.
+    async fn take_last_events(&mut self) -> Result<(), Stop> {
+        self.probes.end()?;
+        let deadline = Instant::now() + LINGER;
+        loop {
+            while self.take_events()? {}
+            let counts = self.event_counts()?;
+            let come = counts.received + counts.lost.ring_full + counts.lost.undecodable;
+            self.unaccounted = counts.offered.saturating_sub(come);
+            if self.unaccounted == 0 || Instant::now() >= deadline {
+                return Ok(());
+            }
+            // A program that was at it may not be done yet.
+            tokio::time::sleep(TICK).await;
         }
     }
 
@@ -877,6 +897,7 @@ impl<'a> Trace<'a> {
         let least = self.budget.least();
         let counts = self.assembler.counts();
         Ok(Events {
+            offered: self.probes.offered()?,
             received: counts.received,
             lost: LostEvents {
                 ring_full: lost.ring_full,
@@ -889,6 +910,7 @@ impl<'a> Trace<'a> {
                 flows_evicted: counts.flows_evicted,
                 late: counts.late + counts.duplicate,
                 undecodable: self.undecodable,
+                unaccounted: self.unaccounted,
                 nft_trace: self.nft_trace.as_ref().map_or(0, NftTrace::lost)
                     + self.machine.traced.borrow().forgotten(),
             },

@@ -223,6 +223,7 @@ impl Replay {
 fn add(a: Events, b: Events) -> Events {
     let (l, m) = (a.lost, b.lost);
     Events {
+        offered: a.offered.saturating_add(b.offered),
         received: a.received.saturating_add(b.received),
         lost: LostEvents {
             ring_full: l.ring_full.saturating_add(m.ring_full),
@@ -235,6 +236,7 @@ fn add(a: Events, b: Events) -> Events {
             flows_evicted: l.flows_evicted.saturating_add(m.flows_evicted),
             late: l.late.saturating_add(m.late),
             undecodable: l.undecodable.saturating_add(m.undecodable),
+            unaccounted: l.unaccounted.saturating_add(m.unaccounted),
             nft_trace: l.nft_trace.saturating_add(m.nft_trace),
         },
         left_out: LeftOut {
