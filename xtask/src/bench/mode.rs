@@ -220,7 +220,7 @@ impl Traced {
                 Stdio::null()
             }
         };
-        command.args(args);
+        command.args(args).args(UNLIMITED);
         let trace = Trace::spawn(host, command, Output::To(stdout))?;
         let used = trace.used()?;
         Ok(Self { trace, output, out, began: Instant::now(), used })
@@ -242,13 +242,20 @@ impl Traced {
     }
 }
 
-/// Events received, lost and left out, by the summary at the end of a file.
+/// Events received, lost and left out, by the summary at the end of a file; an error unless all that were offered are
+/// among those received and lost.
 fn events(file: &Path) -> Result<[u64; 3]> {
     let last = BufReader::new(File::open(file)?).lines().map_while(Result::ok).last();
     let summary: Value = serde_json::from_str(&last.context("no summary")?)?;
     let number = |value: &Value| value.as_u64().unwrap_or(0);
     let events = &summary["events"];
-    let lost = events["lost"].as_object().context("no losses")?.values().map(number).sum();
+    let losses = &events["lost"];
+    let come: u64 = [&events["received"], &losses["ring_full"], &losses["undecodable"]]
+        .into_iter()
+        .map(number)
+        .sum();
+    ensure!(number(&events["offered"]) == come, "not all events are accounted for: {events}");
+    let lost = losses.as_object().context("no losses")?.values().map(number).sum();
     Ok([number(&events["received"]), lost, number(&events["left_out"]["events"])])
 }
 
