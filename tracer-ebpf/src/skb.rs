@@ -19,7 +19,7 @@ pub(crate) use offset;
 /// All bits where `value` is not 0, none where it is, without a branch: the verifier walks what follows once,
 /// not once for each.
 #[inline(always)]
-fn all_unless_0(value: u64) -> u64 {
+pub fn all_unless_0(value: u64) -> u64 {
     // The compiler would see through it, and make a branch of it.
     let negative = black_box(value.wrapping_neg());
     ((value | negative) as i64 >> 63) as u64

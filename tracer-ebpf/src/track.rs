@@ -161,10 +161,18 @@ pub fn known_or_begun<S: Source>(
     if entry.is_none() {
         chance = Chance::of(source)?;
     }
+    if let Some(followed) = entry.map(NonNull::as_ptr) {
+        // SAFETY: a live map value; only the CPU that handles the packet touches it.
+        let known = unsafe { &mut *followed };
+        if (known.delivered == 0 || at == At::End) && is_unchanged(source, known) {
+            known.tunneled = 0;
+            return Some(Sighting::known(followed));
+        }
+    }
     let mut fresh = Followed::default();
     let mut parsed = headers.parse(source.bytes(), &mut fresh.tuple);
     if let Some(followed) = entry.map(NonNull::as_ptr) {
-        // SAFETY: a live map value; only the CPU that handles the packet touches it.
+        // SAFETY: as above.
         let known = unsafe { &mut *followed };
         let alive = known.delivered == 0 || at == At::End;
         if parsed && alive && is_same(known, &fresh.tuple, at == At::Fresh) {
@@ -208,9 +216,12 @@ pub fn known_or_begun<S: Source>(
 pub fn known_itself<S: Source>(source: &S) -> Option<Sighting> {
     let address = source.address();
     let followed = entry(address)?.as_ptr();
-    let mut tuple = Tuple::default();
     // SAFETY: as in `known_or_begun`.
     let known = unsafe { &mut *followed };
+    if is_unchanged(source, known) {
+        return Some(Sighting::known(followed));
+    }
+    let mut tuple = Tuple::default();
     if source.headers().parse(source.bytes(), &mut tuple) && is_same(known, &tuple, false) {
         // What has become whole in the stack, where nothing is hooked.
         if known.tuple.fragment_id != tuple.fragment_id {
@@ -223,6 +234,18 @@ pub fn known_itself<S: Source>(source: &S) -> Option<Sighting> {
     }
     let _ = FOLLOWED.remove(&address);
     None
+}
+
+/// Whether this is plainly the followed packet, as it was when it was last parsed, or further on its way. Where it
+/// is not, it may be the packet still.
+#[inline(always)]
+fn is_unchanged<S: Source>(source: &S, known: &mut Followed) -> bool {
+    let left = source.headers().time_to_live_of_same(source.bytes(), &known.tuple);
+    if left > u64::from(known.tuple.ttl) {
+        return false;
+    }
+    known.tuple.ttl = left as u8;
+    true
 }
 
 /// [`Followed::is`], of whose reasons the verifier knows nothing.
@@ -253,6 +276,9 @@ fn is_tunneled<S: Source>(source: &S, known: &mut Followed, scratch: &mut Tuple)
 /// Parses the packet again; true when its addresses or ports are others than before.
 #[inline(always)]
 pub fn reparse<S: Source>(source: &S, known: &mut Followed) -> bool {
+    if is_unchanged(source, known) {
+        return false;
+    }
     let mut tuple = Tuple::default();
     // What a tunnel has put around it is no rewrite.
     source.headers().parse(source.bytes(), &mut tuple)
