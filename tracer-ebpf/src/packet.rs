@@ -51,7 +51,7 @@ const UDP: u8 = 17;
 const ICMP: u8 = 1;
 const ICMPV6: u8 = 58;
 /// A bit of what stands beside IPv4's identification.
-const DONT_FRAGMENT: u64 = 0x4000;
+const DONT_FRAGMENT: u32 = 0x4000;
 /// Bytes before what an ICMP error quotes.
 const ICMP_HEADER: u64 = 8;
 
@@ -270,41 +270,94 @@ fn addresses_match<B: Bytes>(bytes: B, headers: &Headers, filter: &Filter) -> bo
 /// More than any time to live: no answer.
 pub const OTHERWISE: u64 = u64::MAX;
 
-/// Of TCP and UDP over IPv4, without options and unfragmented. Differences are gathered without branches, which the
-/// verifier would walk.
-#[inline(never)]
+/// Of TCP and UDP over IP, unfragmented and without options or extension headers. Differences are gathered without
+/// branches, which the verifier would walk.
+#[inline(always)]
 fn time_to_live_of_same<B: Bytes>(bytes: B, headers: &Headers, tuple: &Tuple) -> u64 {
-    // Up to the flags of TCP, and what stands beside them.
-    let mut first = [0; 36];
-    if headers.protocol != ETH_P_IP
-        || headers.network == 0
-        || headers.network + 36 > headers.end
-        || !bytes.read(headers.network, &mut first)
-    {
+    match headers.protocol {
+        _ if headers.network == 0 => OTHERWISE,
+        ETH_P_IP => time_to_live_of_same_ipv4(bytes, headers, tuple),
+        ETH_P_IPV6 => hop_limit_of_same_ipv6(bytes, headers, tuple),
+        _ => OTHERWISE,
+    }
+}
+
+#[inline(never)]
+fn time_to_live_of_same_ipv4<B: Bytes>(bytes: B, headers: &Headers, tuple: &Tuple) -> u64 {
+    let mut ip = [0; 5 + TRANSPORT];
+    if !read_words(bytes, headers, &mut ip) {
         return OTHERWISE;
     }
-    let word =
-        |at: usize| u32::from_be_bytes([first[at], first[at + 1], first[at + 2], first[at + 3]]);
-    let proto = u64::from(first[9]);
+    let [.., src] = quarters(&tuple.src);
+    let [.., dst] = quarters(&tuple.dst);
+    let [first, id, at_time_to_live] = [ip[0], ip[1], ip[2]].map(u32::from_be);
+    let proto = (at_time_to_live >> 16) as u8;
+    let differs = (first >> 24 ^ 0x45)
+        | u32::from(tuple.family ^ family::IPV4)
+        | (id ^ u32::from(tuple.ip_id) << 16) & !DONT_FRAGMENT
+        | (ip[3] ^ src)
+        | (ip[4] ^ dst);
+    let transport = [ip[5], ip[6], ip[7], ip[8]];
+    let differs = u64::from(differs) | transport_differs(proto, transport, tuple);
+    u64::from(at_time_to_live >> 24) | all_unless_0(differs)
+}
+
+#[inline(never)]
+fn hop_limit_of_same_ipv6<B: Bytes>(bytes: B, headers: &Headers, tuple: &Tuple) -> u64 {
+    let mut ip = [0; 10 + TRANSPORT];
+    if !read_words(bytes, headers, &mut ip) {
+        return OTHERWISE;
+    }
+    let (src, dst) = (quarters(&tuple.src), quarters(&tuple.dst));
+    let (first, at_hop_limit) = (u32::from_be(ip[0]), u32::from_be(ip[1]));
+    let mut differs = (first >> 28 ^ 6)
+        | u32::from(tuple.family ^ family::IPV6)
+        | u32::from(first as u16 ^ tuple.ip_id);
+    let mut i = 0;
+    while i < 4 {
+        differs |= (ip[2 + i] ^ src[i]) | (ip[6 + i] ^ dst[i]);
+        i += 1;
+    }
+    let transport = [ip[10], ip[11], ip[12], ip[13]];
+    let proto = (at_hop_limit >> 8) as u8;
+    let differs = u64::from(differs) | transport_differs(proto, transport, tuple);
+    u64::from(at_hop_limit as u8) | all_unless_0(differs)
+}
+
+/// So many words of TCP are looked at, up to its flags; as many have to be there of UDP.
+const TRANSPORT: usize = 4;
+
+/// The words of a packet from its network header on, as they are; false when they are not all there.
+#[inline(always)]
+fn read_words<const N: usize>(bytes: impl Bytes, headers: &Headers, words: &mut [u32; N]) -> bool {
+    let n = size_of::<[u32; N]>() as u32;
+    // SAFETY: as many bytes.
+    headers.network + u64::from(n) <= headers.end
+        && unsafe { bytes.copy(headers.network, words.as_mut_ptr().cast(), n) }
+}
+
+/// Whether this is not the beginning of the TCP or UDP header of `tuple`: not 0 then.
+#[inline(always)]
+fn transport_differs(proto: u8, words: [u32; TRANSPORT], tuple: &Tuple) -> u64 {
+    let proto = u64::from(proto);
     let not_tcp = all_unless_0(proto ^ u64::from(TCP));
+    let [ends, seq, ack, flags] = words.map(u32::from_be);
     let of_tcp = |value: u32| u64::from(value) & !not_tcp;
-    let [.., a, b, c, d] = tuple.src;
-    let [.., e, f, g, h] = tuple.dst;
-    let ends = u32::from(tuple.sport) << 16 | u32::from(tuple.dport);
-    let differs = u64::from(first[0] ^ 0x45)
-        | u64::from(tuple.family ^ family::IPV4)
-        | u64::from(word(4) ^ u32::from(tuple.ip_id) << 16) & !DONT_FRAGMENT
-        | (not_tcp & all_unless_0(proto ^ u64::from(UDP)))
+    (not_tcp & all_unless_0(proto ^ u64::from(UDP)))
         | (proto ^ u64::from(tuple.proto))
-        | u64::from(word(12) ^ u32::from_be_bytes([a, b, c, d]))
-        | u64::from(word(16) ^ u32::from_be_bytes([e, f, g, h]))
-        | u64::from(word(20) ^ ends)
-        | (of_tcp(word(24)) ^ u64::from(tuple.seq))
-        | (of_tcp(word(28)) ^ u64::from(tuple.ack))
-        | (of_tcp(u32::from(first[33])) ^ u64::from(tuple.l4_kind))
+        | u64::from(ends ^ (u32::from(tuple.sport) << 16 | u32::from(tuple.dport)))
+        | (of_tcp(seq) ^ u64::from(tuple.seq))
+        | (of_tcp(ack) ^ u64::from(tuple.ack))
+        | (of_tcp(flags >> 16 & 0xff) ^ u64::from(tuple.l4_kind))
         | u64::from(tuple.l4_code | tuple.later_fragment | tuple.more_fragments)
-        | u64::from(tuple.fragment_id);
-    u64::from(first[8]) | all_unless_0(differs)
+        | u64::from(tuple.fragment_id)
+}
+
+/// An address, in words as they are in a packet.
+#[inline(always)]
+fn quarters(address: &[u8; 16]) -> [u32; 4] {
+    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = *address;
+    [[a, b, c, d], [e, f, g, h], [i, j, k, l], [m, n, o, p]].map(u32::from_ne_bytes)
 }
 
 // The parsers are BPF subprograms, for each has its own stack: a program's is 512 bytes in all.
