@@ -5,6 +5,7 @@
 //! - [`filter`]: which packets are followed; evaluated in the kernel, tested here.
 //! - [`expression`]: what a pcap-filter expression is evaluated on.
 //! - [`track`]: the tables of followed packets and learned replies.
+//! - [`same`]: whether a packet is what it was when it was last parsed.
 //! - [`config`]: what the user side tells the kernel side before it is loaded.
 //!
 //! `no_std` and free of I/O, so that both compilers take it.
@@ -15,4 +16,5 @@ pub mod event;
 pub mod expression;
 pub mod filter;
 pub mod point;
+pub mod same;
 pub mod track;

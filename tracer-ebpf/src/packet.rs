@@ -4,12 +4,10 @@ use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
 use tracer_common::{
     event::{Tuple, family, is_icmp_error},
     filter::{Filter, Macs},
+    same::{self, OTHERWISE},
 };
 
-use crate::{
-    globals::is_of_container,
-    skb::{all_unless_0, read_into},
-};
+use crate::{globals::is_of_container, skb::read_into};
 
 /// How the bytes of a packet are read: their addresses are what the reader takes them for.
 pub trait Bytes: Copy {
@@ -50,8 +48,6 @@ const TCP: u8 = 6;
 const UDP: u8 = 17;
 const ICMP: u8 = 1;
 const ICMPV6: u8 = 58;
-/// A bit of what stands beside IPv4's identification.
-const DONT_FRAGMENT: u32 = 0x4000;
 /// Bytes before what an ICMP error quotes.
 const ICMP_HEADER: u64 = 8;
 
@@ -142,12 +138,16 @@ impl Headers {
         !filter.names_addresses() || self.network == 0 || addresses_match(bytes, self, filter)
     }
 
-    /// The time to live of a packet whose headers are those of `tuple`, but for that and what is no part of
-    /// one; else, and wherever that is not cheaply told, [`OTHERWISE`]. Far cheaper than parsing, and most looks
-    /// at a followed packet end here.
+    /// If a parse of this packet gave `tuple` but for its time to live: that. Else, or where only a parse can tell,
+    /// [`OTHERWISE`]. Far cheaper than parsing.
     #[inline(always)]
     pub fn time_to_live_of_same(&self, bytes: impl Bytes, tuple: &Tuple) -> u64 {
-        time_to_live_of_same(bytes, self, tuple)
+        match self.protocol {
+            _ if self.network == 0 => OTHERWISE,
+            ETH_P_IP => time_to_live_ipv4(bytes, self, tuple),
+            ETH_P_IPV6 => hop_limit_ipv6(bytes, self, tuple),
+            _ => OTHERWISE,
+        }
     }
 
     /// Fills `tuple`; false when the headers are not all there.
@@ -267,65 +267,23 @@ fn addresses_match<B: Bytes>(bytes: B, headers: &Headers, filter: &Filter) -> bo
     }
 }
 
-/// More than any time to live: no answer.
-pub const OTHERWISE: u64 = u64::MAX;
-
-/// Of TCP and UDP over IP, unfragmented and without options or extension headers. Differences are gathered without
-/// branches, which the verifier would walk.
-#[inline(always)]
-fn time_to_live_of_same<B: Bytes>(bytes: B, headers: &Headers, tuple: &Tuple) -> u64 {
-    match headers.protocol {
-        _ if headers.network == 0 => OTHERWISE,
-        ETH_P_IP => time_to_live_of_same_ipv4(bytes, headers, tuple),
-        ETH_P_IPV6 => hop_limit_of_same_ipv6(bytes, headers, tuple),
-        _ => OTHERWISE,
-    }
-}
-
 #[inline(never)]
-fn time_to_live_of_same_ipv4<B: Bytes>(bytes: B, headers: &Headers, tuple: &Tuple) -> u64 {
-    let mut ip = [0; 5 + TRANSPORT];
+fn time_to_live_ipv4<B: Bytes>(bytes: B, headers: &Headers, tuple: &Tuple) -> u64 {
+    let mut ip = same::Ipv4::default();
     if !read_words(bytes, headers, &mut ip) {
         return OTHERWISE;
     }
-    let [.., src] = quarters(&tuple.src);
-    let [.., dst] = quarters(&tuple.dst);
-    let [first, id, at_time_to_live] = [ip[0], ip[1], ip[2]].map(u32::from_be);
-    let proto = (at_time_to_live >> 16) as u8;
-    let differs = (first >> 24 ^ 0x45)
-        | u32::from(tuple.family ^ family::IPV4)
-        | (id ^ u32::from(tuple.ip_id) << 16) & !DONT_FRAGMENT
-        | (ip[3] ^ src)
-        | (ip[4] ^ dst);
-    let transport = [ip[5], ip[6], ip[7], ip[8]];
-    let differs = u64::from(differs) | transport_differs(proto, transport, tuple);
-    u64::from(at_time_to_live >> 24) | all_unless_0(differs)
+    same::time_to_live_ipv4(&ip, tuple)
 }
 
 #[inline(never)]
-fn hop_limit_of_same_ipv6<B: Bytes>(bytes: B, headers: &Headers, tuple: &Tuple) -> u64 {
-    let mut ip = [0; 10 + TRANSPORT];
+fn hop_limit_ipv6<B: Bytes>(bytes: B, headers: &Headers, tuple: &Tuple) -> u64 {
+    let mut ip = same::Ipv6::default();
     if !read_words(bytes, headers, &mut ip) {
         return OTHERWISE;
     }
-    let (src, dst) = (quarters(&tuple.src), quarters(&tuple.dst));
-    let (first, at_hop_limit) = (u32::from_be(ip[0]), u32::from_be(ip[1]));
-    let mut differs = (first >> 28 ^ 6)
-        | u32::from(tuple.family ^ family::IPV6)
-        | u32::from(first as u16 ^ tuple.ip_id);
-    let mut i = 0;
-    while i < 4 {
-        differs |= (ip[2 + i] ^ src[i]) | (ip[6 + i] ^ dst[i]);
-        i += 1;
-    }
-    let transport = [ip[10], ip[11], ip[12], ip[13]];
-    let proto = (at_hop_limit >> 8) as u8;
-    let differs = u64::from(differs) | transport_differs(proto, transport, tuple);
-    u64::from(at_hop_limit as u8) | all_unless_0(differs)
+    same::hop_limit_ipv6(&ip, tuple)
 }
-
-/// So many words of TCP are looked at, up to its flags; as many have to be there of UDP.
-const TRANSPORT: usize = 4;
 
 /// The words of a packet from its network header on, as they are; false when they are not all there.
 #[inline(always)]
@@ -334,30 +292,6 @@ fn read_words<const N: usize>(bytes: impl Bytes, headers: &Headers, words: &mut 
     // SAFETY: as many bytes.
     headers.network + u64::from(n) <= headers.end
         && unsafe { bytes.copy(headers.network, words.as_mut_ptr().cast(), n) }
-}
-
-/// Whether this is not the beginning of the TCP or UDP header of `tuple`: not 0 then.
-#[inline(always)]
-fn transport_differs(proto: u8, words: [u32; TRANSPORT], tuple: &Tuple) -> u64 {
-    let proto = u64::from(proto);
-    let not_tcp = all_unless_0(proto ^ u64::from(TCP));
-    let [ends, seq, ack, flags] = words.map(u32::from_be);
-    let of_tcp = |value: u32| u64::from(value) & !not_tcp;
-    (not_tcp & all_unless_0(proto ^ u64::from(UDP)))
-        | (proto ^ u64::from(tuple.proto))
-        | u64::from(ends ^ (u32::from(tuple.sport) << 16 | u32::from(tuple.dport)))
-        | (of_tcp(seq) ^ u64::from(tuple.seq))
-        | (of_tcp(ack) ^ u64::from(tuple.ack))
-        | (of_tcp(flags >> 16 & 0xff) ^ u64::from(tuple.l4_kind))
-        | u64::from(tuple.l4_code | tuple.later_fragment | tuple.more_fragments)
-        | u64::from(tuple.fragment_id)
-}
-
-/// An address, in words as they are in a packet.
-#[inline(always)]
-fn quarters(address: &[u8; 16]) -> [u32; 4] {
-    let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = *address;
-    [[a, b, c, d], [e, f, g, h], [i, j, k, l], [m, n, o, p]].map(u32::from_ne_bytes)
 }
 
 // The parsers are BPF subprograms, for each has its own stack: a program's is 512 bytes in all.

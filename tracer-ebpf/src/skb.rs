@@ -3,7 +3,7 @@
 use core::{hint::black_box, marker::PhantomData, mem::MaybeUninit};
 
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel;
-use tracer_common::config::ABSENT;
+use tracer_common::{config::ABSENT, same::all_unless_0};
 
 use crate::packet::Tag;
 
@@ -15,15 +15,6 @@ macro_rules! offset {
     };
 }
 pub(crate) use offset;
-
-/// All bits where `value` is not 0, none where it is, without a branch: the verifier walks what follows once,
-/// not once for each.
-#[inline(always)]
-pub fn all_unless_0(value: u64) -> u64 {
-    // The compiler would see through it, and make a branch of it.
-    let negative = black_box(value.wrapping_neg());
-    ((value | negative) as i64 >> 63) as u64
-}
 
 /// How kernel memory is read.
 pub trait Access: Copy {

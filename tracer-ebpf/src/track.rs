@@ -164,7 +164,7 @@ pub fn known_or_begun<S: Source>(
     if let Some(followed) = entry.map(NonNull::as_ptr) {
         // SAFETY: a live map value; only the CPU that handles the packet touches it.
         let known = unsafe { &mut *followed };
-        if (known.delivered == 0 || at == At::End) && is_unchanged(source, known) {
+        if (known.delivered == 0 || at == At::End) && is_still(source, &headers, known) {
             known.tunneled = 0;
             return Some(Sighting::known(followed));
         }
@@ -218,11 +218,12 @@ pub fn known_itself<S: Source>(source: &S) -> Option<Sighting> {
     let followed = entry(address)?.as_ptr();
     // SAFETY: as in `known_or_begun`.
     let known = unsafe { &mut *followed };
-    if is_unchanged(source, known) {
+    let headers = source.headers();
+    if is_still(source, &headers, known) {
         return Some(Sighting::known(followed));
     }
     let mut tuple = Tuple::default();
-    if source.headers().parse(source.bytes(), &mut tuple) && is_same(known, &tuple, false) {
+    if headers.parse(source.bytes(), &mut tuple) && is_same(known, &tuple, false) {
         // What has become whole in the stack, where nothing is hooked.
         if known.tuple.fragment_id != tuple.fragment_id {
             known.tuple = tuple;
@@ -236,11 +237,11 @@ pub fn known_itself<S: Source>(source: &S) -> Option<Sighting> {
     None
 }
 
-/// Whether this is plainly the followed packet, as it was when it was last parsed, or further on its way. Where it
-/// is not, it may be the packet still.
+/// Whether this is plainly the followed packet, as it was when it was last parsed or further on its way: then its time
+/// to live is taken over. Else it may be the packet still.
 #[inline(always)]
-fn is_unchanged<S: Source>(source: &S, known: &mut Followed) -> bool {
-    let left = source.headers().time_to_live_of_same(source.bytes(), &known.tuple);
+fn is_still<S: Source>(source: &S, headers: &Headers, known: &mut Followed) -> bool {
+    let left = headers.time_to_live_of_same(source.bytes(), &known.tuple);
     if left > u64::from(known.tuple.ttl) {
         return false;
     }
@@ -276,12 +277,13 @@ fn is_tunneled<S: Source>(source: &S, known: &mut Followed, scratch: &mut Tuple)
 /// Parses the packet again; true when its addresses or ports are others than before.
 #[inline(always)]
 pub fn reparse<S: Source>(source: &S, known: &mut Followed) -> bool {
-    if is_unchanged(source, known) {
+    let headers = source.headers();
+    if is_still(source, &headers, known) {
         return false;
     }
     let mut tuple = Tuple::default();
     // What a tunnel has put around it is no rewrite.
-    source.headers().parse(source.bytes(), &mut tuple)
+    headers.parse(source.bytes(), &mut tuple)
         && is_same(known, &tuple, false)
         && take_rewritten(known, &tuple)
 }
