@@ -207,7 +207,7 @@ pub struct State {
     /// Not 0: packets may begin to be followed. Set once everything is attached, so that no journey
     /// misses its start; cleared at the end, so that those under way can finish.
     pub armed: u32,
-    /// Not 0: it is over, and nothing is told any more: what was told is counted.
+    /// Not 0: it is over, and no event is offered any more: what was is counted.
     pub over: u32,
     /// Not 0: a reverse tuple was learned. Until then no packet is looked up among them.
     pub learned: u32,

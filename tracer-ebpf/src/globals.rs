@@ -162,7 +162,7 @@ pub static TRACKING: LruHashMap<u64, u8> = LruHashMap::with_max_entries(1024, 0)
 #[map]
 pub static LOST: PerCpuArray<u64> = PerCpuArray::with_max_entries(Loss::COUNT, 0);
 
-/// Events that were to be sent: each is received, or counted among what was given up.
+/// Events that were offered: each is received, or counted among what was given up.
 #[map]
 pub static OFFERED: PerCpuArray<u64> = PerCpuArray::with_max_entries(1, 0);
 
@@ -205,7 +205,7 @@ pub fn count(loss: Loss) {
     add(LOST.get_ptr_mut(loss as u32), 1);
 }
 
-/// Counts one event that is to be sent.
+/// Counts one event that is offered.
 #[inline(always)]
 pub fn offer() {
     add(OFFERED.get_ptr_mut(0), 1);

@@ -568,7 +568,7 @@ pub struct DropCount {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Events {
     /// What the kernel side had to tell, by its own count: `received`, `lost.ring_full`, `lost.undecodable` and
-    /// `lost.unaccounted` together.
+    /// `lost.unaccounted` together. 0 in files from before it was counted.
     #[serde(default)]
     pub offered: u64,
     /// Received.
@@ -619,7 +619,7 @@ pub struct LostEvents {
     pub late: u64,
     /// Records that could not be read.
     pub undecodable: u64,
-    /// Events that the kernel side has counted, and of which nothing came. Looked at when the trace ends.
+    /// Events that the kernel side has offered, and of which nothing came. Looked at when the trace ends.
     #[serde(default)]
     pub unaccounted: u64,
     /// Messages of the kernel's own rule tracing; only with `--nft-trace`.

@@ -543,7 +543,7 @@ impl Probes {
         self.change_state(|state| (state.telling, state.one_of) = (telling.into(), one_of))
     }
 
-    /// Nothing is told any more: what was told can be counted.
+    /// Nothing is offered any more: what was can be counted.
     ///
     /// # Errors
     /// When the kernel refuses to write the map.
@@ -606,11 +606,11 @@ impl Probes {
         self.count(Loss::RingFull)
     }
 
-    /// Events that were to be sent so far.
+    /// Events that the kernel side offered so far: had to tell, whether there was room for them or not.
     ///
     /// # Errors
     /// When the kernel refuses to read the map.
-    pub fn offered(&self) -> anyhow::Result<u64> {
+    pub fn events_offered(&self) -> anyhow::Result<u64> {
         self.sum("OFFERED", 0)
     }
 
@@ -634,7 +634,7 @@ impl Probes {
         let map = self.ebpf.map(name).ok_or_else(|| anyhow!("the map {name} is missing"))?;
         let counts: PerCpuArray<_, u64> = PerCpuArray::try_from(map)?;
         let counts = counts.get(&index, 0).with_context(|| format!("cannot read map {name}"))?;
-        // What one has counted another may take back, which may not have been read yet.
+        // One CPU takes back what another has counted: where only the former was read in time, the sum is below 0.
         let sum = counts.iter().fold(0u64, |sum, count| sum.wrapping_add(*count));
         Ok(u64::try_from(sum.cast_signed()).unwrap_or(0))
     }

@@ -70,13 +70,15 @@ use sinks::Wishes;
 const TRACKED: u32 = 65_536;
 /// How often the ring buffer is looked at when nobody wakes us, and journeys are ended by time.
 const TICK: Duration = Duration::from_millis(10);
-/// How long events are taken in one turn: signals are heard, and what the trace costs is looked at, in a flood
-/// on a slow machine too.
+/// How long events are taken in one turn, before what they came to is shown: signals are heard, and what the trace costs
+/// is looked at, in a flood on a slow machine too.
 const TURN: Duration = Duration::from_millis(20);
 /// After so many events of a turn the clock is looked at.
 const STRETCH: usize = 256;
 /// How long packets that are on their way when the trace ends may still take.
 const LINGER: Duration = Duration::from_millis(50);
+/// How often it is looked, at the end, whether all events have come.
+const LAST_LOOKS: usize = 5;
 /// How long the beginning waits for the rules and connections of the path, and for containers' names.
 const LOOK_AT_START: Duration = Duration::from_secs(3);
 /// How long a journey waits for the rules that it met to be read, and those behind it wait with it; and
@@ -272,7 +274,7 @@ struct Trace<'a> {
     changed: BTreeSet<Change>,
     /// Events that the kernel side is known to have lost.
     ring_full: u64,
-    /// Events that were told and did not come, as it was found when the trace ended.
+    /// Events that were offered and did not come, as it was found when the trace ended.
     unaccounted: u64,
     /// Journeys that were shown.
     shown: u64,
@@ -399,7 +401,7 @@ impl<'a> Trace<'a> {
         let mut next_sweep = began + LEARNED_SWEEP;
         let mut next_modules = began + MODULES_LOOK;
         let mut next_tell = began + TELL;
-        let mut behind = false;
+        let mut is_more = false;
         let why = loop {
             if self.is_enough() {
                 break End::Enough;
@@ -442,15 +444,15 @@ impl<'a> Trace<'a> {
                     if let Ok(mut ready) = ready {
                         ready.clear_ready();
                     }
-                    behind = self.take_events()?;
+                    is_more = self.take_events()?;
                 }
                 _ = tick.tick() => {
                     self.take_traced_rules();
-                    behind = self.take_events()?;
+                    is_more = self.take_events()?;
                     self.probes.pass_on_logs();
                 }
                 // Woken once for what is there, not for what a turn has left.
-                () = yield_now(), if behind => behind = self.take_events()?,
+                () = yield_now(), if is_more => is_more = self.take_events()?,
             }
         };
         if self.is_viewed && !matches!(why, End::Enough) {
@@ -608,27 +610,29 @@ impl<'a> Trace<'a> {
         }
     }
 
-    /// Takes what is left, and looks whether it is all that was told.
+    /// Takes what is left, and looks whether it is all that was offered.
     async fn take_last_events(&mut self) -> Result<(), Stop> {
         self.probes.end()?;
-        let deadline = Instant::now() + LINGER;
-        loop {
+        for _ in 0..LAST_LOOKS {
+            // A program that was at it may not be done yet.
+            tokio::time::sleep(TICK).await;
             while self.take_events()? {}
             let counts = self.event_counts()?;
             let come = counts.received + counts.lost.ring_full + counts.lost.undecodable;
             self.unaccounted = counts.offered.saturating_sub(come);
-            if self.unaccounted == 0 || Instant::now() >= deadline {
+            if self.unaccounted == 0 {
                 return Ok(());
             }
-            // A program that was at it may not be done yet.
-            tokio::time::sleep(TICK).await;
         }
+        log::warn!("{} events were offered and did not come; please report it", self.unaccounted);
+        Ok(())
     }
 
     /// Takes what the ring buffer holds, as much as a turn has time for; whether there may be more.
     fn take_events(&mut self) -> Result<bool, Stop> {
         let mut done = Vec::new();
         let end = Instant::now() + TURN;
+        let mut last = 0;
         let ring = self.events.get_mut();
         let is_more = 'turn: loop {
             for _ in 0..STRETCH {
@@ -644,6 +648,7 @@ impl<'a> Trace<'a> {
                         if let Some(dump) = &mut self.dump {
                             dump.write(&event, &self.machine)?;
                         }
+                        last = event.time;
                         self.assembler.push(event, &mut done);
                     }
                     Err(error) => {
@@ -667,7 +672,9 @@ impl<'a> Trace<'a> {
         }
         self.retire(done);
         let mut next = Vec::new();
-        self.chronicle.release(now, &self.assembler, &mut next);
+        // What still waits may be of journeys that started before those that are held.
+        let until = if is_more { last } else { now };
+        self.chronicle.release(until, &self.assembler, &mut next);
         self.wait(next);
         self.show_waiting()?;
         Ok(is_more)
@@ -897,7 +904,7 @@ impl<'a> Trace<'a> {
         let least = self.budget.least();
         let counts = self.assembler.counts();
         Ok(Events {
-            offered: self.probes.offered()?,
+            offered: self.probes.events_offered()?,
             received: counts.received,
             lost: LostEvents {
                 ring_full: lost.ring_full,
