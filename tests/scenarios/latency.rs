@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use lab::{
-    Capability, Lab, Trace,
+    Capability, Lab, Trace, notes,
     topology::{C1, WORLD},
     traffic::{self, Numbered, at},
 };
@@ -29,19 +29,26 @@ fn packets_that_wait_in_a_qdisc_spend_their_time_there() -> Result<()> {
     let latency = &records.summary["latency"];
     let figures = &latency["host"];
     for (segment, last) in [
-        ("container_to_bridge", "host:lxdbr0 dev_receive"),
+        ("container_to_bridge", "host:veth-c1 dev_receive"),
         ("bridge_to_route", "host:lxdbr0 route"),
         ("route_to_nic", "host:eth-up dev_xmit"),
         ("qdisc_wait", "host:eth-up qdisc_dequeue"),
-        ("whole", "world:eth0 nf_input"),
     ] {
-        // A qdisc's timer takes the packets on in whatever task it finds. Some kernels run no tracepoint's
-        // program, and count no miss, where that task is of the process 1: a packet or two in a hundred.
+        // A qdisc's timer takes the packets on in whatever task it finds. A hosted Linux 6.18 was seen to run no
+        // tracepoint's program, and to count no miss, where that task is of the process 1: a packet or two in a
+        // hundred are not seen to leave then.
         let seen = records.select(|journey| journey.hops().iter().any(|hop| hop == last)).len();
         assert!(seen >= 90, "{segment}: {records}");
+        if seen < 100 {
+            notes::left_out(
+                "packets that a qdisc gave out in tasks where no tracepoint's program runs",
+            );
+        }
         assert_eq!(figures[segment]["count"], seen, "{segment}: {figures}");
         assert_ascending(&figures[segment]);
     }
+    assert_eq!(figures["whole"]["count"], 100, "{figures}");
+    assert_ascending(&figures["whole"]);
     let median = |segment: &str| figures[segment]["p50_ns"].as_u64().unwrap_or_default();
     for elsewhere in ["container_to_bridge", "bridge_to_route"] {
         assert!(median("qdisc_wait") > median(elsewhere), "{elsewhere}: {figures}");

@@ -116,13 +116,6 @@ impl Records {
         assert!(lost.all(|count| count.as_u64() == Some(0)), "{}", self.summary["events"]);
     }
 
-    /// What the trace did not attach, and why; but for tc, which is attached where it is needed.
-    pub fn missing_but_tc(&self) -> Vec<Value> {
-        let missing = self.start["missing"].as_array().cloned().unwrap_or_default();
-        let is_tc = |entry: &Value| entry["point"].as_str().unwrap_or_default().starts_with("tc_");
-        missing.into_iter().filter(|entry| !is_tc(entry)).collect()
-    }
-
     /// Asserts that there are journeys of a protocol in a direction, and that each passed these
     /// steps and was delivered at the last. What TCP sent once more, on a machine that was held up, comes
     /// as far, and its receiver has it already.

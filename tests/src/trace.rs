@@ -77,9 +77,17 @@ pub fn binary() -> Result<PathBuf> {
     Ok(path)
 }
 
+/// Set to `all` or `none`: so many scenarios' traces write files, instead of half of them.
+const WRITE: &str = "PATHTRACE_TEST_WRITE";
+
 /// Whether the running scenario's traces write files. Slow machines take the other half, so that a scenario that
 /// runs on both kinds is traced in both ways.
 fn is_to_write() -> bool {
+    match env::var(WRITE).as_deref() {
+        Ok("all") => return true,
+        Ok("none") => return false,
+        _ => {}
+    }
     let thread = thread::current();
     let sum: u32 = thread.name().unwrap_or_default().bytes().map(u32::from).sum();
     sum.is_multiple_of(2) == (slowness() == 1)
@@ -87,7 +95,7 @@ fn is_to_write() -> bool {
 
 impl Trace {
     /// Starts `pathtrace -o json ARGS` in the lab's host, and waits until it traces. It may take what it needs
-    /// of this machine, unless the arguments say how much. Every other scenario, chosen by its name, has it
+    /// of this machine, unless the arguments say how much. Half of the scenarios, chosen by their names, have it
     /// write a capture file, too, unless they have one: read back at the end, that must tell the same. The
     /// others trace as users do, without what is attached only for bytes.
     pub fn start(lab: &Lab, args: &[&str]) -> Result<Self> {
