@@ -1,6 +1,7 @@
 //! The scenarios on other kernels: built once here, run in guests, which see the same files.
 
 use std::{
+    cmp::Reverse,
     panic,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -25,8 +26,12 @@ use crate::{
 /// is not the processor.
 const SLOWNESS: u32 = 3;
 
-/// How long the scenarios of one program may take in a guest.
+/// How long the scenarios of one guest may take.
 const PATIENCE: Duration = Duration::from_secs(30 * 60);
+
+/// Programs share a guest as long as they have no more scenarios than this together: a guest takes half a minute to
+/// boot, and what ran in one that fell over is run again.
+const SHARE: usize = 8;
 
 /// The folder of scenarios with container runtimes, which are run on this machine only.
 const NOT_IN_GUESTS: &str = "/scenarios/runtimes/";
@@ -43,12 +48,15 @@ pub struct Program {
 }
 
 impl Program {
-    /// Whether it has a scenario whose name contains one of these; any, without names.
-    fn has(&self, names: &[String]) -> Result<bool> {
+    /// How many scenarios it has whose name contains one of these; all, without names.
+    fn count(&self, names: &[String]) -> Result<usize> {
         let mut list = Command::new(&self.path);
         let listed = list.args(["--list", "--format", "terse"]).args(names).output();
         let listed = listed.with_context(|| format!("{} did not start", self.name))?;
-        Ok(String::from_utf8_lossy(&listed.stdout).lines().any(|line| line.ends_with(": test")))
+        Ok(String::from_utf8_lossy(&listed.stdout)
+            .lines()
+            .filter(|line| line.ends_with(": test"))
+            .count())
     }
 }
 
@@ -84,9 +92,26 @@ fn executables(messages: &str) -> Vec<Program> {
     programs
 }
 
-/// Runs the scenarios whose name contains one of `names` under each of these kernels. Every program
-/// has a guest of its own, so that little is run again when one falls over; and there are as many
-/// guests at a time as there are processors for.
+/// What runs in one guest, of these programs with as many scenarios each: those with most first, so that the last
+/// guests are short ones.
+fn share(mut programs: Vec<(usize, &Program)>) -> Vec<Vec<&Program>> {
+    programs.sort_by_key(|(count, _)| Reverse(*count));
+    let mut guests: Vec<(usize, Vec<&Program>)> = Vec::new();
+    for (count, program) in programs {
+        match guests.last_mut() {
+            Some((all, together)) if *all + count <= SHARE => {
+                *all += count;
+                together.push(program);
+            }
+            _ => guests.push((count, vec![program])),
+        }
+    }
+    guests.sort_by_key(|(all, _)| Reverse(*all));
+    guests.into_iter().map(|(_, together)| together).collect()
+}
+
+/// Runs the scenarios whose name contains one of `names` under each of these kernels, in as many guests at a time as
+/// there are processors for.
 pub fn run_all(
     kernels: &[Kernel],
     programs: &[Program],
@@ -96,17 +121,20 @@ pub fn run_all(
     let binary = std::path::absolute(binary)?;
     let mut chosen = Vec::new();
     for program in programs {
-        if program.has(names)? {
-            chosen.push(program);
+        match program.count(names)? {
+            0 => {}
+            count => chosen.push((count, program)),
         }
     }
-    let jobs: Vec<_> = (0..kernels.len())
-        .flat_map(|kernel| chosen.iter().map(move |program| (kernel, *program)))
+    let shared = share(chosen);
+    let jobs: Vec<_> = shared
+        .iter()
+        .flat_map(|programs| (0..kernels.len()).map(move |kernel| (kernel, programs)))
         .collect();
     let (next, counts) = (AtomicUsize::new(0), Mutex::new(vec![Count::default(); kernels.len()]));
     let work = || -> Result<()> {
-        while let Some(&(kernel, program)) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let count = run(&kernels[kernel], program, names, &binary)?;
+        while let Some(&(kernel, programs)) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let count = run(&kernels[kernel], programs, names, &binary)?;
             let mut counts = counts.lock().unwrap_or_else(PoisonError::into_inner);
             counts[kernel].add_all(&count);
         }
@@ -124,11 +152,12 @@ pub fn run_all(
     Ok(counts.into_inner().unwrap_or_else(PoisonError::into_inner))
 }
 
-/// Runs one program's under one kernel.
-fn run(kernel: &Kernel, program: &Program, names: &[String], binary: &Path) -> Result<Count> {
+/// Runs those of some programs in one guest.
+fn run(kernel: &Kernel, programs: &[&Program], names: &[String], binary: &Path) -> Result<Count> {
     let start = Instant::now();
-    let (series, scenarios) = (kernel.series(), &program.name);
-    let script = script(program, names, binary);
+    let series = kernel.series();
+    let scenarios = programs.iter().map(|p| p.name.as_str()).collect::<Vec<_>>().join(", ");
+    let script = script(programs, names, binary);
     let job = Job { script, timeout: PATIENCE, cpus: CPUS, mem: MEM, kvm: false };
     let mut lines = Lines::of(series);
     let (outcome, _) = vm::attend(kernel, &job, &mut lines)?;
@@ -142,21 +171,23 @@ fn run(kernel: &Kernel, program: &Program, names: &[String], binary: &Path) -> R
 }
 
 /// Runs them, then tells what was not tried.
-fn script(program: &Program, names: &[String], binary: &Path) -> String {
+fn script(programs: &[&Program], names: &[String], binary: &Path) -> String {
     let path = |path: &Path| quote(&path.to_string_lossy());
     let filter = names.iter().map(|name| quote(name)).collect::<Vec<_>>().join(" ");
+    let runs: String = programs
+        .iter()
+        .map(|p| format!("{} --test-threads 2 {filter} || status=$?\n", path(&p.path)))
+        .collect();
     // What a scenario needs and the kernel does not load by itself. And two threads, so that each
     // test has one of its own, with its name.
     format!(
         "for module in br_netfilter tun; do modprobe -q $module; done
 export PATHTRACE={} PATHTRACE_TEST_SLOWNESS={SLOWNESS} PATHTRACE_TEST_NOTES=/run/notes
 export RUST_LIB_BACKTRACE=0 PATHTRACE_OWN_MACHINE=1
-{} --test-threads 2 {filter}
-status=$?
-if [ -e /run/notes ]; then cat /run/notes; fi
+status=0
+{runs}if [ -e /run/notes ]; then cat /run/notes; fi
 exit $status",
-        path(binary),
-        path(&program.path)
+        path(binary)
     )
 }
 
@@ -228,8 +259,22 @@ mod tests {
         let programs = executables(messages);
         let names: Vec<&str> = programs.iter().map(|program| program.name.as_str()).collect();
         assert_eq!(names, ["drops", "path"]);
-        let script = script(&programs[0], &["it's".to_owned()], Path::new("/t/pathtrace"));
-        assert!(script.contains(r"'/t/drops-1' --test-threads 2 'it'\''s'"), "{script}");
+        let both: Vec<_> = programs.iter().collect();
+        let script = script(&both, &["it's".to_owned()], Path::new("/t/pathtrace"));
+        for program in ["drops", "path"] {
+            let run = format!(r"'/t/{program}-1' --test-threads 2 'it'\''s' || status=$?");
+            assert!(script.contains(&run), "{script}");
+        }
+    }
+
+    #[test]
+    fn small_programs_share_a_guest_and_the_longest_come_first() {
+        let program = |name: &str| Program { name: name.to_owned(), path: PathBuf::new() };
+        let [a, b, c, d] = ["a", "b", "c", "d"].map(program);
+        let shared = share(vec![(2, &a), (3, &b), (10, &c), (4, &d)]);
+        let names: Vec<Vec<&str>> =
+            shared.iter().map(|guest| guest.iter().map(|p| p.name.as_str()).collect()).collect();
+        assert_eq!(names, [vec!["c"], vec!["d", "b"], vec!["a"]]);
     }
 
     #[test]
