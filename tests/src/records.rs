@@ -34,6 +34,18 @@ pub struct Journey {
     sight: Arc<Sight>,
 }
 
+/// An error unless every event that the kernel side offered was received, or is counted as lost: by the `summary`
+/// record of a trace.
+pub fn account_for_events(summary: &Value) -> Result<()> {
+    let events = &summary["events"];
+    let count = |value: &Value| value.as_u64().with_context(|| format!("no count: {events}"));
+    let lost = &events["lost"];
+    let come =
+        count(&events["received"])? + count(&lost["ring_full"])? + count(&lost["undecodable"])?;
+    ensure!(count(&events["offered"])? == come, "not all events are accounted for: {events}");
+    Ok(())
+}
+
 impl Records {
     /// From the lines of a trace; `names` are the lab's namespaces, `ruled` tells those with rules.
     pub fn read(
@@ -62,17 +74,6 @@ impl Records {
             summary: summary.context("no summary record")?,
             sight,
         })
-    }
-
-    /// An error unless every event that the kernel side told was received, or is counted as lost.
-    pub fn account_for_events(&self) -> Result<()> {
-        let events = &self.summary["events"];
-        let count = |value: &Value| value.as_u64().with_context(|| format!("no count: {events}"));
-        let lost = &events["lost"];
-        let come =
-            count(&events["received"])? + count(&lost["ring_full"])? + count(&lost["undecodable"])?;
-        ensure!(count(&events["offered"])? == come, "not all events are accounted for: {events}");
-        Ok(())
     }
 
     /// The journeys of which `wanted` holds.

@@ -18,7 +18,7 @@ use tempfile::TempDir;
 use crate::{
     Lab, Netns, Records,
     pace::{patience, slowness},
-    records::Names,
+    records::{Names, account_for_events},
     sight,
 };
 
@@ -318,7 +318,7 @@ impl Ended {
         let names: Names =
             lab.spaces().map(|(short, netns)| (netns.inode().into(), short.into())).collect();
         let records = Records::read(&self.lines, &names, || sight::ruled(lab))?;
-        records.account_for_events()?;
+        account_for_events(&records.summary)?;
         Ok(records)
     }
 }
