@@ -634,30 +634,30 @@ impl<'a> Trace<'a> {
         let end = Instant::now() + TURN;
         let mut last = 0;
         let ring = self.events.get_mut();
-        let is_more = 'turn: loop {
-            for _ in 0..STRETCH {
-                let Some(record) = ring.next() else { break 'turn false };
-                match wire::decode(&record) {
-                    Ok(mut event) => {
-                        if event.begin && event.headers.is_icmp_error() {
-                            event.quoted = self.tables.quoted(event.id).map(Box::new);
-                        }
-                        if let Some(captured) = &mut event.bytes {
-                            self.held.take(captured);
-                        }
-                        if let Some(dump) = &mut self.dump {
-                            dump.write(&event, &self.machine)?;
-                        }
-                        last = event.time;
-                        self.assembler.push(event, &mut done);
+        let mut taken = 0;
+        let is_more = loop {
+            let Some(record) = ring.next() else { break false };
+            match wire::decode(&record) {
+                Ok(mut event) => {
+                    if event.begin && event.headers.is_icmp_error() {
+                        event.quoted = self.tables.quoted(event.id).map(Box::new);
                     }
-                    Err(error) => {
-                        self.undecodable += 1;
-                        log::warn!("{error}");
+                    if let Some(captured) = &mut event.bytes {
+                        self.held.take(captured);
                     }
+                    if let Some(dump) = &mut self.dump {
+                        dump.write(&event, &self.machine)?;
+                    }
+                    last = event.time;
+                    self.assembler.push(event, &mut done);
+                }
+                Err(error) => {
+                    self.undecodable += 1;
+                    log::warn!("{error}");
                 }
             }
-            if Instant::now() >= end {
+            taken += 1;
+            if taken % STRETCH == 0 && Instant::now() >= end {
                 break true;
             }
         };
