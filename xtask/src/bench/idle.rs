@@ -53,12 +53,12 @@ fn ratio(lab: &Lab, binary: &Path, rounds: usize) -> Result<f64> {
     let mut rates = Rates::new(WORKLOADS[0], names);
     load(lab)?;
     for _ in 0..rounds {
-        rates.add(0, &load(lab)?, None);
+        rates.add(0, &load(lab)?, None, None);
         let attached = Mode::matching_nothing().attach(lab, binary)?;
         // Rules are listed once at the beginning, which is not what is measured.
         attached.settle()?;
         let speed = load(lab)?;
-        rates.add(1, &speed, attached.end()?);
+        rates.add(1, &speed, attached.end()?.cost, None);
     }
     Ok(rates.ratio(1).unwrap_or_default())
 }

@@ -21,9 +21,9 @@ use clap::Args;
 use lab::{Lab, pace::slowness};
 
 use self::{
-    mode::MODES,
+    mode::{Ended, MODES},
     rates::Rates,
-    workload::{Speed, WORKLOADS},
+    workload::{ROUND, Speed, WORKLOADS},
 };
 use crate::{
     build, root, setup,
@@ -50,12 +50,15 @@ pub struct Bench {
     /// Only what being attached costs where there is nothing to trace, with few rules and with many
     #[arg(long)]
     idle: bool,
+    /// Only the first load, small datagrams of one flow: with all that it is compared with, in minutes
+    #[arg(long, conflicts_with = "idle")]
+    quick: bool,
     /// Another tool to compare with, run in the lab's host: its command, as 'retis collect -p …'; again for
     /// more
     #[arg(long = "peer", value_name = "COMMAND", conflicts_with_all = ["kernels", "idle"])]
     peers: Vec<String>,
     /// Only how many events a second one core takes and writes: from memory, with nothing attached
-    #[arg(long, conflicts_with_all = ["kernels", "idle"])]
+    #[arg(long, conflicts_with_all = ["kernels", "idle", "quick"])]
     consumer: bool,
     /// Measure this binary here, without setting up and building: what a guest is told
     #[arg(long, hide = true)]
@@ -80,7 +83,7 @@ pub fn run(bench: &Bench) -> Result<()> {
     vm::prepare()?;
     for kernel in vm::kernels(&bench.kernels, false)? {
         println!("\n{}", kernel.release());
-        measure_in_guest(&kernel, &binary, bench.idle)?;
+        measure_in_guest(&kernel, &binary, bench)?;
     }
     Ok(())
 }
@@ -96,15 +99,16 @@ fn consumer() -> Result<()> {
 }
 
 /// Has this program measure in a guest.
-fn measure_in_guest(kernel: &Kernel, binary: &Path, idle: bool) -> Result<()> {
+fn measure_in_guest(kernel: &Kernel, binary: &Path, bench: &Bench) -> Result<()> {
     let word = |path: &Path| quote(&path.to_string_lossy());
     let myself = std::env::current_exe().context("this program's path is not known")?;
     let binary = std::path::absolute(binary)?;
     let script = format!(
-        "export PATHTRACE_TEST_SLOWNESS=3\nexec {} bench --binary {}{}",
+        "export PATHTRACE_TEST_SLOWNESS=3\nexec {} bench --binary {}{}{}",
         word(&myself),
         word(&binary),
-        if idle { " --idle" } else { "" }
+        if bench.idle { " --idle" } else { "" },
+        if bench.quick { " --quick" } else { "" }
     );
     let job = Job { script, timeout: PATIENCE, cpus: CPUS, mem: MEM, kvm: false };
     match vm::attend(kernel, &job, &mut PassOn)? {
@@ -124,12 +128,16 @@ fn measure(binary: &Path, bench: &Bench) -> Result<()> {
 
     let peers = mode::peers(&bench.peers)?;
     let modes: Vec<_> = MODES.iter().chain(&peers).filter(|mode| mode.is_possible()).collect();
-    for workload in WORKLOADS {
+    let workloads = WORKLOADS.get(..if bench.quick { 1 } else { WORKLOADS.len() });
+    for &workload in workloads.unwrap_or_default() {
         let with_others = workload == WORKLOADS[0];
         let rounds = if with_others { rounds } else { rounds.min(FEWER_ROUNDS) };
         let modes: Vec<_> =
             modes.iter().copied().filter(|mode| with_others || !mode.is_other()).collect();
         let mut all = Rates::new(workload, modes.iter().map(|mode| mode.name.clone().into_owned()));
+        // Its complaint is shown when it is to be measured.
+        let lines: Vec<_> =
+            modes.iter().map(|mode| mode.lines_of_a_packet(&lab, binary).ok().flatten()).collect();
         for number in 1..=rounds {
             for (index, mode) in modes.iter().enumerate() {
                 let attached = match mode.attach(&lab, binary) {
@@ -142,17 +150,33 @@ fn measure(binary: &Path, bench: &Bench) -> Result<()> {
                     Err(error) => return Err(error),
                 };
                 let speed = workload.run(&lab)?;
-                all.add(index, &speed, attached.end()?);
+                let ended = attached.end()?;
+                all.add(
+                    index,
+                    &speed,
+                    ended.cost,
+                    told(&ended, lines.get(index).copied().flatten()),
+                );
             }
             println!("{workload}: round {number} of {rounds}");
         }
         println!("\n{all}");
     }
-    idle::measure(&lab, binary, rounds)?;
+    if !bench.quick {
+        idle::measure(&lab, binary, rounds)?;
+    }
     for mode in modes.iter().filter(|mode| mode.has_programs()) {
         programs::measure(&lab, binary, mode)?;
     }
     Ok(())
+}
+
+/// Packets a second of which all was told: those of which pathtrace says so, or as many as another tool's lines
+/// suffice for, of which one takes `lines`.
+fn told(ended: &Ended, lines: Option<f64>) -> Option<f64> {
+    let printed = ended.lines.map(|lines| lines as f64).zip(lines.filter(|lines| *lines >= 1.0));
+    let packets = printed.map(|(all, each)| all / each).or(ended.packets.map(|n| n as f64))?;
+    Some(packets / ROUND.as_secs_f64())
 }
 
 /// Small datagrams of one flow for a round: what the rest is measured with.

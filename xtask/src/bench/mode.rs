@@ -25,6 +25,7 @@ use tempfile::NamedTempFile;
 use super::{
     peer::{Peer, Ready},
     rates::Cost,
+    workload::slowly,
 };
 use crate::setup;
 
@@ -173,6 +174,16 @@ impl Mode {
         matches!(self.tool, Tool::Other { .. })
     }
 
+    /// Lines that another tool prints of one packet of the load, when it has time to.
+    pub fn lines_of_a_packet(&self, lab: &Lab, binary: &Path) -> Result<Option<f64>> {
+        if !self.is_other() {
+            return Ok(None);
+        }
+        let attached = self.attach(lab, binary)?;
+        let packets = slowly(lab)?;
+        Ok(attached.end()?.lines.map(|lines| lines as f64 / packets as f64))
+    }
+
     /// Attaches it in the lab's host.
     pub fn attach<'a>(&self, lab: &'a Lab, binary: &Path) -> Result<Attached<'a>> {
         let host = lab.netns("host")?;
@@ -227,28 +238,36 @@ impl Traced {
         Ok(Self { trace, output, out, began: Instant::now(), used })
     }
 
-    /// Ends it as Ctrl-C does: what it took since it was attached.
-    fn end(self) -> Result<Cost> {
+    /// Ends it as Ctrl-C does: what it took since it was attached, and what it told.
+    fn end(self) -> Result<Ended> {
         let used = self.trace.used()?.saturating_sub(self.used);
         let processor = used.as_secs_f64() / self.began.elapsed().as_secs_f64();
         let memory = self.trace.memory()?;
         self.trace.signal(Signal::INT)?;
         let ended = self.trace.wait()?;
         ensure!(ended.status.success(), "pathtrace: {}", ended.stderr);
-        let events = match self.out {
-            Out::Json => Some(events(self.output.path())?),
-            Out::Text | Out::Capture => None,
-        };
-        Ok(Cost { processor, memory, events })
+        let mut ended =
+            Ended { cost: Some(Cost { processor, memory, events: None }), ..Ended::default() };
+        if let Out::Json = self.out {
+            let summary = summary(self.output.path())?;
+            ended.cost = Some(Cost { processor, memory, events: Some(events(&summary)?) });
+            let number = |value: &Value| value.as_u64().unwrap_or(0);
+            let incomplete = number(&summary["latency"]["incomplete"]);
+            ended.packets = Some(number(&summary["journeys"]).saturating_sub(incomplete));
+        }
+        Ok(ended)
     }
 }
 
-/// Events received, lost and left out, by the summary at the end of a file; an error unless all that were offered are
-/// among those received and lost.
-fn events(file: &Path) -> Result<[u64; 3]> {
+/// The summary at the end of a file.
+fn summary(file: &Path) -> Result<Value> {
     let last = BufReader::new(File::open(file)?).lines().map_while(Result::ok).last();
-    let summary: Value = serde_json::from_str(&last.context("no summary")?)?;
-    account_for_events(&summary)?;
+    Ok(serde_json::from_str(&last.context("no summary")?)?)
+}
+
+/// Events received, lost and left out; an error unless all that were offered are among those received and lost.
+fn events(summary: &Value) -> Result<[u64; 3]> {
+    account_for_events(summary)?;
     let number = |value: &Value| value.as_u64().unwrap_or(0);
     let events = &summary["events"];
     let lost = events["lost"].as_object().context("no losses")?.values().map(number).sum();
@@ -280,13 +299,24 @@ pub enum Attached<'a> {
     Other(Peer<'a>),
 }
 
+/// What there was of it when it ended.
+#[derive(Debug, Default)]
+pub struct Ended {
+    /// What pathtrace took.
+    pub cost: Option<Cost>,
+    /// Packets of which pathtrace has told the whole way.
+    pub packets: Option<u64>,
+    /// Lines that another tool has printed.
+    pub lines: Option<u64>,
+}
+
 impl Attached<'_> {
-    /// Ends it as Ctrl-C does; what it took, of pathtrace.
-    pub fn end(self) -> Result<Option<Cost>> {
+    /// Ends it as Ctrl-C does.
+    pub fn end(self) -> Result<Ended> {
         match self {
-            Attached::Nothing | Attached::Viewed { .. } => Ok(None),
-            Attached::Pathtrace(traced) => traced.end().map(Some),
-            Attached::Other(peer) => peer.end().map(|()| None),
+            Attached::Nothing | Attached::Viewed { .. } => Ok(Ended::default()),
+            Attached::Pathtrace(traced) => traced.end(),
+            Attached::Other(peer) => Ok(Ended { lines: Some(peer.end()?), ..Ended::default() }),
         }
     }
 

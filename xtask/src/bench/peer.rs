@@ -3,8 +3,12 @@
 use std::{
     io::{BufRead, BufReader, Read},
     process::{Child, Command, Stdio},
-    sync::mpsc::{self, RecvTimeoutError, Sender},
-    thread,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+        mpsc::{self, RecvTimeoutError, Sender},
+    },
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
@@ -17,6 +21,9 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// How long it takes a tool to attach that does not tell.
 const A_WHILE: Duration = Duration::from_millis(700);
+
+/// How long a tool prints nothing that has told all that it had.
+const QUIET: Duration = Duration::from_millis(300);
 
 /// How it is known that a tool is attached.
 pub enum Ready {
@@ -31,6 +38,10 @@ pub struct Peer<'a> {
     child: Child,
     netns: &'a Netns,
     has_rule: bool,
+    /// Lines that it has printed so far.
+    lines: Arc<AtomicU64>,
+    /// Who reads them.
+    reader: Option<JoinHandle<()>>,
 }
 
 impl<'a> Peer<'a> {
@@ -57,13 +68,14 @@ impl<'a> Peer<'a> {
         command.args(args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let child =
             netns.enter(|| command.spawn())?.with_context(|| format!("{program} not run"))?;
-        let mut peer = Self { child, netns, has_rule: rule.is_some() };
+        let lines = Arc::default();
+        let mut peer = Self { child, netns, has_rule: rule.is_some(), lines, reader: None };
         let (sender, said) = mpsc::channel();
         if let Some(stdout) = peer.child.stdout.take() {
-            read(stdout, ready, sender.clone());
+            peer.reader = Some(read(stdout, ready, sender.clone(), peer.lines.clone()));
         }
         if let Some(stderr) = peer.child.stderr.take() {
-            read(stderr, ready, sender);
+            read(stderr, ready, sender, Arc::default());
         }
         if let Ready::AfterAWhile = ready {
             thread::sleep(patience(A_WHILE));
@@ -77,15 +89,30 @@ impl<'a> Peer<'a> {
         }
     }
 
-    /// Ends it as Ctrl-C does.
-    pub fn end(mut self) -> Result<()> {
+    /// Ends it as Ctrl-C does, once it has told all that it had: how many lines it has printed.
+    pub fn end(mut self) -> Result<u64> {
+        let start = Instant::now();
+        let mut lines = self.lines.load(Ordering::Relaxed);
+        while start.elapsed() < patience(PATIENCE) {
+            thread::sleep(patience(QUIET));
+            let more = self.lines.load(Ordering::Relaxed);
+            if more == lines {
+                break;
+            }
+            lines = more;
+        }
         let pid = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
         kill_process(pid.context("no process id")?, Signal::INT).context("not signalled")?;
         let start = Instant::now();
         while self.child.try_wait()?.is_none() && start.elapsed() < patience(PATIENCE) {
             thread::sleep(Duration::from_millis(5));
         }
-        Ok(())
+        let _ = self.child.kill();
+        // What it wrote last, it wrote when it ended.
+        if let Some(reader) = self.reader.take() {
+            let _ = reader.join();
+        }
+        Ok(self.lines.load(Ordering::Relaxed))
     }
 }
 
@@ -99,9 +126,14 @@ impl Drop for Peer<'_> {
     }
 }
 
-/// Reads all that a tool prints, so that it does not wait for a reader, and tells when it is ready,
+/// Reads and counts all that a tool prints, so that it does not wait for a reader, and tells when it is ready,
 /// or that it ended before with the last that it said.
-fn read(from: impl Read + Send + 'static, ready: &Ready, to: Sender<Result<(), String>>) {
+fn read(
+    from: impl Read + Send + 'static,
+    ready: &Ready,
+    to: Sender<Result<(), String>>,
+    lines: Arc<AtomicU64>,
+) -> JoinHandle<()> {
     let wanted = match ready {
         Ready::Says(what) => Some(*what),
         Ready::AfterAWhile => None,
@@ -110,6 +142,7 @@ fn read(from: impl Read + Send + 'static, ready: &Ready, to: Sender<Result<(), S
         let (mut from, mut line, mut last) = (BufReader::new(from), Vec::new(), String::new());
         let mut waits = wanted.is_some();
         while from.read_until(b'\n', &mut line).is_ok_and(|length| length > 0) {
+            lines.fetch_add(1, Ordering::Relaxed);
             if waits {
                 last = String::from_utf8_lossy(&line).trim().to_owned();
                 if wanted.is_some_and(|wanted| last.contains(wanted)) {
@@ -122,5 +155,5 @@ fn read(from: impl Read + Send + 'static, ready: &Ready, to: Sender<Result<(), S
         if waits && !last.is_empty() {
             let _ = to.send(Err(last));
         }
-    });
+    })
 }

@@ -27,6 +27,8 @@ struct Measured {
     rates: Vec<f64>,
     took: Vec<[Duration; 2]>,
     costs: Vec<Cost>,
+    /// Packets a second of which all was told.
+    told: Vec<f64>,
 }
 
 impl Rates {
@@ -36,12 +38,13 @@ impl Rates {
         Self { workload, modes: modes.collect() }
     }
 
-    /// Adds one that was measured.
-    pub fn add(&mut self, mode: usize, speed: &Speed, cost: Option<Cost>) {
+    /// Adds one that was measured. `told`: packets a second of which all was told.
+    pub fn add(&mut self, mode: usize, speed: &Speed, cost: Option<Cost>, told: Option<f64>) {
         if let Some(measured) = self.modes.get_mut(mode) {
             measured.rates.push(speed.per_second);
             measured.took.extend(speed.took);
             measured.costs.extend(cost);
+            measured.told.extend(told);
         }
     }
 
@@ -58,16 +61,20 @@ impl fmt::Display for Rates {
         writeln!(f, "{workload} ({unit} a second)")?;
         writeln!(
             f,
-            "{:<36} {:>10} {:>21} {:>12} {:>6} {:>7}  events received, lost, left out",
-            "attached", "median", "least to most", "of nothing", "CPU", "memory"
+            "{:<36} {:>10} {:>21} {:>12} {:>10} {:>6} {:>7}  events received, lost, left out",
+            "attached", "median", "least to most", "of nothing", "told whole", "CPU", "memory"
         )?;
         for (index, measured) in self.modes.iter().enumerate() {
-            let Measured { name, rates, took, costs } = measured;
+            let Measured { name, rates, took, costs, told } = measured;
             let Some((middle, ratio)) = median(rates).zip(self.ratio(index)) else { continue };
             let least = rates.iter().copied().fold(f64::INFINITY, f64::min);
             let most = rates.iter().copied().fold(0.0, f64::max);
             let percent = 100.0 * ratio;
             write!(f, "{name:<36} {middle:>10.0} {least:>9.0} to {most:>8.0} {percent:>10.1} %")?;
+            match median(told) {
+                Some(told) => write!(f, " {told:>10.0}")?,
+                None => write!(f, " {:>10}", "")?,
+            }
             if let Some(processor) = median(&costs.iter().map(|c| c.processor).collect::<Vec<_>>())
             {
                 let memory = costs.iter().map(|cost| cost.memory).max().unwrap_or(0) >> 20;
@@ -106,13 +113,14 @@ mod tests {
         let mut rates = Rates::new(Workload::RoundTrips, names);
         let speed = |per_second| Speed { per_second, took: Some([Duration::from_micros(7); 2]) };
         for (nothing, something) in [(100.0, 50.0), (1000.0, 10.0), (120.0, 60.0)] {
-            rates.add(0, &speed(nothing), None);
-            rates.add(1, &speed(something), Some(Cost { processor: 0.5, ..Cost::default() }));
+            rates.add(0, &speed(nothing), None, None);
+            let cost = Cost { processor: 0.5, ..Cost::default() };
+            rates.add(1, &speed(something), Some(cost), Some(something / 2.0));
         }
         assert_eq!(rates.ratio(1), Some(50.0 / 120.0));
         assert_eq!(rates.ratio(2), None);
         let table = rates.to_string();
-        for told in ["41.7 %", " 50 % ", "p50 7.0 µs"] {
+        for told in ["41.7 %", " 25   50 % ", "p50 7.0 µs"] {
             assert!(table.contains(told), "{table}");
         }
         assert!(!table.contains("never measured"), "{table}");

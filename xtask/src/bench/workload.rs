@@ -3,7 +3,11 @@
 use std::{fmt, time::Duration};
 
 use anyhow::Result;
-use lab::{Lab, flood, topology::WORLD, traffic};
+use lab::{
+    Lab, flood,
+    topology::WORLD,
+    traffic::{self, Numbered},
+};
 
 /// How long each is measured.
 pub const ROUND: Duration = Duration::from_secs(2);
@@ -78,6 +82,15 @@ impl Workload {
         };
         Ok(Speed { per_second, took: None })
     }
+}
+
+/// Sends a few packets, as those of the first workload but with time between them: how many arrived.
+pub fn slowly(lab: &Lab) -> Result<u64> {
+    Numbered { flows: 1, packets: 100, rate: 200 }.send(
+        lab.netns("c1")?,
+        lab.netns("world")?,
+        traffic::at(WORLD, PORT)?,
+    )
 }
 
 impl fmt::Display for Workload {
