@@ -102,7 +102,7 @@ impl<S: Sink> Writer<S> {
     }
 
     fn take(&mut self, records: &Records) {
-        let builder = Builder { names: &(), clock: Clock::default(), data: false };
+        let builder = Builder::new(&(), Clock::default(), false);
         self.consumer.take(records, |journey| {
             let record = builder.journey(&journey, None);
             self.tally.add(&record.outcome);

@@ -1,10 +1,15 @@
 //! A journey + its explanation + names → the record that is shown.
 
-use std::{fmt::Write as _, net::IpAddr};
+use std::{cell::RefCell, collections::HashMap, fmt::Write as _, net::IpAddr, sync::Arc};
 
-use serde_json::{Map, Value, json};
+use foldhash::fast::FixedState;
+use serde_json::json;
 
-use super::{describe, record};
+use super::{
+    describe,
+    fact::{Fact, Facts},
+    record,
+};
 use crate::{
     event::{Captured, Connection, Family, Headers, PacketId, Place, Tuple},
     explain::{
@@ -33,15 +38,21 @@ impl Clock {
 /// Makes records.
 #[derive(Debug)]
 pub struct Builder<'a, N: ?Sized> {
-    /// Names of namespaces, interfaces, reasons and functions.
-    pub names: &'a N,
-    /// The time of day.
-    pub clock: Clock,
-    /// Put the captured bytes into the records.
-    pub data: bool,
+    names: &'a N,
+    clock: Clock,
+    data: bool,
+    /// Made once each: as long as the names are borrowed, they stay what they are.
+    namespaces: RefCell<HashMap<u32, Arc<record::Netns>, FixedState>>,
+    devices: RefCell<HashMap<Place, Arc<record::Dev>, FixedState>>,
 }
 
-impl<N: Names + KernelNames + ?Sized> Builder<'_, N> {
+impl<'a, N: Names + KernelNames + ?Sized> Builder<'a, N> {
+    /// With these names of namespaces, interfaces, reasons and functions. `data`: the captured bytes are put into
+    /// the records.
+    pub fn new(names: &'a N, clock: Clock, data: bool) -> Self {
+        Self { names, clock, data, namespaces: RefCell::default(), devices: RefCell::default() }
+    }
+
     /// The record of a journey.
     pub fn journey(&self, journey: &Journey, explained: Option<&Explanation>) -> record::Journey {
         let headers = &journey.headers;
@@ -89,12 +100,10 @@ impl<N: Names + KernelNames + ?Sized> Builder<'_, N> {
                 let mut detail = self.detail(hop, headers);
                 if let Some(rule) = routing::rule(journey, index, self.names) {
                     let text = rule.text(&self.names.route_tables()).to_string();
-                    let rule = json!({ "priority": rule.priority, "text": text });
-                    detail.insert("rule".to_owned(), rule);
+                    detail.put("rule", json!({ "priority": rule.priority, "text": text }));
                 }
                 if let Some((_, (after, before))) = between.filter(|(at, _)| *at == index) {
-                    detail
-                        .insert("priority".to_owned(), json!({ "after": after, "before": before }));
+                    detail.put("priority", json!({ "after": after, "before": before }));
                 }
                 record::Hop {
                     t_ns: hop.at,
@@ -151,110 +160,114 @@ impl<N: Names + KernelNames + ?Sized> Builder<'_, N> {
         }
     }
 
-    fn netns(&self, inode: u32) -> record::Netns {
-        let known = self.names.netns(inode);
-        let NetnsName { name, container, process, label, .. } = known;
-        record::Netns { inode, name, container, process, label }
+    fn netns(&self, inode: u32) -> Arc<record::Netns> {
+        let mut known = self.namespaces.borrow_mut();
+        let record = known.entry(inode).or_insert_with(|| {
+            let NetnsName { name, container, process, label, .. } = self.names.netns(inode);
+            Arc::new(record::Netns { inode, name, container, process, label })
+        });
+        record.clone()
     }
 
-    fn device(&self, place: Place) -> Option<record::Dev> {
-        (place.ifindex != 0).then(|| {
-            let known = self.names.device(place);
+    fn device(&self, place: Place) -> Option<Arc<record::Dev>> {
+        if place.ifindex == 0 {
+            return None;
+        }
+        let mut known = self.devices.borrow_mut();
+        let record = known.entry(place).or_insert_with(|| {
+            let DeviceName { name, bridge, leads_to } = self.names.device(place);
             let (container, leads_to) =
-                known.leads_to.map(|container| (container.full, container.label)).unzip();
-            let DeviceName { name, bridge, .. } = known;
-            record::Dev { ifindex: place.ifindex, name, bridge, container, leads_to }
-        })
+                leads_to.map(|container| (container.full, container.label)).unzip();
+            let ifindex = place.ifindex;
+            Arc::new(record::Dev { ifindex, name, bridge, container, leads_to })
+        });
+        Some(record.clone())
     }
 
     /// An interface of the hop's namespace by its name, else by its index.
-    fn interface(&self, hop: &Hop, ifindex: u32) -> Value {
+    fn interface(&self, hop: &Hop, ifindex: u32) -> Fact {
         let place = Place { netns: hop.place.netns, ifindex };
-        match self.names.device(place).name {
-            Some(name) => Value::from(name),
-            None => Value::from(ifindex),
+        match self.device(place).and_then(|device| device.name.clone()) {
+            Some(name) => name.into(),
+            None => ifindex.into(),
         }
     }
 
-    fn detail(&self, hop: &Hop, headers: &Headers) -> Map<String, Value> {
-        let mut map = Map::new();
-        let mut put = |key: &str, value: Value| {
-            if !value.is_null() {
-                map.insert(key.to_owned(), value);
-            }
-        };
+    fn detail(&self, hop: &Hop, headers: &Headers) -> Facts {
+        let mut facts = Facts::default();
         match &hop.detail {
             HopDetail::None => {}
             HopDetail::Netfilter { hook, iif, oif, bridged, accepted, spent, decided } => {
-                put("family", hook.family.name().into());
+                facts.put("family", hook.family.name());
                 let decided = decided.as_ref().map(|decided| decided.verdict);
-                put("verdict", describe::verdict(*accepted, decided).into());
+                facts.put_known("verdict", describe::verdict(*accepted, decided));
                 if *bridged {
-                    put("bridged", true.into());
+                    facts.put("bridged", true);
                 }
                 for (key, ifindex) in [("iif", *iif), ("oif", *oif)] {
                     if ifindex != 0 {
-                        put(key, self.interface(hop, ifindex));
+                        facts.put(key, self.interface(hop, ifindex));
                     }
                 }
-                put("spent_ns", (*spent).into());
+                facts.put_known("spent_ns", *spent);
             }
             HopDetail::Nat { kind, from, to } => {
                 let ports = describe::has_ports(headers.family, headers.proto)
                     || describe::is_icmp(headers.family, headers.proto);
-                put("from", endpoint(*from, ports).into());
-                put("to", endpoint(*to, ports).into());
+                facts.put("from", endpoint(*from, ports));
+                facts.put("to", endpoint(*to, ports));
                 let kind = match kind {
                     NatKind::Snat => "snat",
                     NatKind::Dnat => "dnat",
                 };
-                put("kind", kind.into());
+                facts.put("kind", kind);
             }
             HopDetail::Route { table, gateway, oif, kind, error, reverse } => {
-                put("table", self.names.route_tables().name(*table).into());
-                put("gateway", gateway.map(|gateway| gateway.to_string()).into());
+                facts.put("table", self.names.route_tables().name(*table));
+                facts.put_known("gateway", *gateway);
                 if *oif != 0 {
-                    put("oif", self.interface(hop, *oif));
+                    facts.put("oif", self.interface(hop, *oif));
                 }
-                put("type", describe::route_type(*kind).into());
+                facts.put_known("type", describe::route_type(*kind));
                 if *error != 0 {
-                    put("error", describe::route_error(*error).into());
+                    facts.put("error", describe::route_error(*error));
                 }
                 if *reverse {
-                    put("reverse", true.into());
+                    facts.put("reverse", true);
                 }
             }
             HopDetail::Neigh { state, lladdr } => {
-                put("state", describe::neighbour_state(*state).into());
+                facts.put("state", describe::neighbour_state(*state));
                 let lladdr = lladdr.map(|bytes| bytes.map(|b| format!("{b:02x}")).join(":"));
-                put("lladdr", lladdr.into());
+                facts.put_known("lladdr", lladdr);
             }
             HopDetail::Qdisc { kind, handle, delay } => {
-                put("kind", kind.as_str().into());
-                put("handle", describe::qdisc_handle(*handle).into());
-                put("delay_ns", (*delay).into());
+                facts.put("kind", kind.as_str().to_owned());
+                facts.put("handle", describe::qdisc_handle(*handle));
+                facts.put_known("delay_ns", *delay);
             }
             HopDetail::Socket { pid, comm } => {
-                put("pid", (*pid).into());
-                put("comm", comm.as_deref().into());
+                facts.put_known("pid", *pid);
+                facts.put_known("comm", comm.as_deref().map(str::to_owned));
             }
             HopDetail::Conntrack { state, status, mark, zone, connection } => {
-                put("state", state.name().into());
-                put("status", status.map(describe::conntrack_status).into());
-                put("mark", (*mark).into());
-                put("zone", zone.filter(|zone| *zone != 0).into());
+                facts.put("state", state.name());
+                facts.put_known("status", status.map(describe::conntrack_status));
+                facts.put_known("mark", *mark);
+                facts.put_known("zone", zone.filter(|zone| *zone != 0));
                 if let Some(connection) = connection {
-                    put("original", tuple(connection, connection.original));
-                    put("reply", tuple(connection, connection.reply));
+                    facts.put("original", tuple(connection, connection.original));
+                    facts.put("reply", tuple(connection, connection.reply));
                 }
             }
-            HopDetail::Born { parent } => put("parent", packet_id(*parent).into()),
+            HopDetail::Born { parent } => facts.put("parent", packet_id(*parent)),
             HopDetail::Drop { reason, location, .. } => {
-                put("reason", reason.map(|number| reason_name(self.names, number)).into());
-                put("location", location_name(self.names, *location).into());
+                let reason = reason.map(|number| reason_name(self.names, number));
+                facts.put_known("reason", reason);
+                facts.put("location", location_name(self.names, *location));
             }
         }
-        map
+        facts
     }
 }
 
@@ -267,15 +280,17 @@ fn endpoint((address, port): (IpAddr, u16), ports: bool) -> String {
 }
 
 /// A tuple of a connection.
-fn tuple(connection: &Connection, tuple: Tuple) -> Value {
+fn tuple(connection: &Connection, tuple: Tuple) -> Facts {
     let Tuple { src, dst, sport, dport } = tuple;
-    if describe::is_icmp(connection.family, connection.proto) {
-        return json!({ "src": src, "dst": dst, "icmp_id": sport });
-    }
-    if !describe::has_ports(connection.family, connection.proto) {
-        return json!({ "src": src, "dst": dst });
-    }
-    json!({ "src": src, "sport": sport, "dst": dst, "dport": dport })
+    let mut facts = Facts::default();
+    let icmp = describe::is_icmp(connection.family, connection.proto);
+    let ports = !icmp && describe::has_ports(connection.family, connection.proto);
+    facts.put("src", src);
+    facts.put_known("sport", ports.then_some(sport));
+    facts.put("dst", dst);
+    facts.put_known("dport", ports.then_some(dport));
+    facts.put_known("icmp_id", icmp.then_some(sport));
+    facts
 }
 
 fn hexadecimal(captured: &Captured) -> String {

@@ -7,6 +7,7 @@ mod build;
 pub mod containers;
 mod describe;
 pub mod escape;
+pub mod fact;
 mod json;
 mod latency;
 mod live;

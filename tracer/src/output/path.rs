@@ -3,10 +3,9 @@
 
 use std::fmt::Write as _;
 
-use serde_json::Value;
-
 use super::{
     escape::escape,
+    fact::Fact,
     record::{Dev, Hop, Journey, Netns, OutcomeKind},
     steps::{self, Step},
 };
@@ -65,7 +64,7 @@ pub(super) fn ended(kind: OutcomeKind) -> (&'static str, &'static str) {
 
 /// Where a hop is.
 pub(crate) fn place(hop: &Hop) -> String {
-    place_of(&hop.netns, hop.dev.as_ref())
+    place_of(&hop.netns, hop.dev.as_deref())
 }
 
 /// `c1:eth0`, `host:veth5 (c1)`
@@ -143,14 +142,14 @@ fn tracked(hop: &Hop) -> String {
 }
 
 fn mark(hop: &Hop) -> Option<String> {
-    let mark = hop.detail.get("mark").and_then(Value::as_u64).filter(|mark| *mark != 0)?;
+    let mark = hop.detail.get("mark").and_then(Fact::as_number).filter(|mark| *mark != 0)?;
     Some(format!("mark {mark:#x}"))
 }
 
 /// What the point told, in words.
 pub(crate) fn details(journey: &Journey, hop: &Hop) -> String {
     let get = |key: &str| hop.detail.get(key).map(plain);
-    let number = |key: &str| hop.detail.get(key).and_then(Value::as_u64);
+    let number = |key: &str| hop.detail.get(key).and_then(Fact::as_number);
     let mut parts: Vec<String> = Vec::new();
     let mut put = |part: Option<String>| parts.extend(part);
     match &*hop.point {
@@ -165,8 +164,8 @@ pub(crate) fn details(journey: &Journey, hop: &Hop) -> String {
         }
         "conntrack" => {
             put(get("state"));
-            let status = hop.detail.get("status").and_then(Value::as_array);
-            let status: Vec<_> = status.into_iter().flatten().map(plain).collect();
+            let status = hop.detail.get("status").into_iter().flat_map(Fact::names);
+            let status: Vec<_> = status.map(escape).collect();
             put((!status.is_empty()).then(|| status.join(",")));
             put(mark(hop));
         }
@@ -218,11 +217,11 @@ pub(crate) fn details(journey: &Journey, hop: &Hop) -> String {
     parts.join(" ")
 }
 
-/// A value of a detail, safe to print.
-pub(super) fn plain(value: &Value) -> String {
-    match value {
-        Value::String(text) => escape(text).into_owned(),
-        other => escape(&other.to_string()).into_owned(),
+/// A fact, safe to print.
+pub(super) fn plain(fact: &Fact) -> String {
+    match fact {
+        Fact::Text(text) => escape(text).into_owned(),
+        other => escape(&serde_json::to_string(other).unwrap_or_default()).into_owned(),
     }
 }
 

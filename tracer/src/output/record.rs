@@ -1,13 +1,16 @@
 //! The records that are shown, whole names joined in: what `-o json` prints a line of, what
 //! `pathtrace schema` describes, and what text is rendered from.
 
-use std::{borrow::Cow, collections::BTreeMap};
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::containers::{Container, Namespace};
+use super::{
+    containers::{Container, Namespace},
+    fact::Facts,
+};
 use crate::{event::Captured, host::containers::Process};
 
 /// One line of `-o json`, or of `pathtrace containers -o json`.
@@ -173,9 +176,9 @@ pub struct Branch {
     /// Index in `hops` of where it left.
     pub hop: usize,
     /// The network namespace where it was first seen.
-    pub netns: Netns,
+    pub netns: Arc<Netns>,
     /// The interface where it was first seen; `null` where it had none yet.
-    pub dev: Option<Dev>,
+    pub dev: Option<Arc<Dev>>,
     /// How it ended; `null` where it was still on its way.
     pub outcome: Option<BranchEnd>,
 }
@@ -186,9 +189,9 @@ pub struct BranchEnd {
     /// As of a journey.
     pub kind: OutcomeKind,
     /// The network namespace where it ended.
-    pub netns: Netns,
+    pub netns: Arc<Netns>,
     /// The interface where it ended.
-    pub dev: Option<Dev>,
+    pub dev: Option<Arc<Dev>>,
 }
 
 /// A flow: the same id for both directions.
@@ -283,9 +286,9 @@ pub struct Hop {
     /// Its layer.
     pub layer: Cow<'static, str>,
     /// The network namespace.
-    pub netns: Netns,
+    pub netns: Arc<Netns>,
     /// The interface; `null` where the packet had none yet.
-    pub dev: Option<Dev>,
+    pub dev: Option<Arc<Dev>>,
     /// CPU.
     pub cpu: u16,
     /// What the point told; a key is absent where its value is not known. By point:
@@ -298,7 +301,7 @@ pub struct Hop {
     /// where one alone can have led to the table); `neigh` `state`, `lladdr`; `qdisc_*`
     /// `kind`, `handle`, `delay_ns`; `socket` `pid`, `comm`; `clone`, `copy`, `segment` and
     /// `fragment` `parent`; `drop` `reason`, `location`.
-    pub detail: Map<String, Value>,
+    pub detail: Facts,
     /// It is in a tunnel's packet here.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub tunneled: bool,

@@ -103,8 +103,7 @@ pub(super) fn record(events: Vec<Event>) -> record::Journey {
 
 fn build(journey: &Journey) -> record::Journey {
     let clock = Clock { offset: 1_767_323_045_000_000_006 - 10_000 };
-    let builder = Builder { names: &Lab, clock, data: true };
-    builder.journey(journey, explain(journey, &Lab).as_ref())
+    Builder::new(&Lab, clock, true).journey(journey, explain(journey, &Lab).as_ref())
 }
 
 pub(crate) fn dropped() -> record::Journey {
@@ -608,7 +607,7 @@ fn the_rule_behind_a_lookup_is_shown_beside_its_table() {
     let mut journey = translated();
     let route = journey.hops.iter_mut().rfind(|hop| hop.point == "route").unwrap();
     let rule = serde_json::json!({ "priority": 100, "text": "from all iif a\u{1b}b lookup dsl" });
-    route.detail.insert("rule".to_owned(), rule);
+    route.detail.put("rule", rule);
     let text = text(Hops::Main, &journey);
     let expected = "table main by rule 100: from all iif a\\u{1b}b lookup dsl";
     assert!(text.contains(expected), "{text}");

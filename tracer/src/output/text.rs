@@ -164,7 +164,12 @@ impl<W: Write> Text<W> {
         }
         // Of the evidence only settings are not in the sentence already; their names are dotted.
         for (name, value) in outcome.evidence.iter().filter(|(name, _)| name.contains('.')) {
-            writeln!(self.out, "    {faint}is{faint:#}  {} = {}", escape(name), plain(value))?;
+            writeln!(
+                self.out,
+                "    {faint}is{faint:#}  {} = {}",
+                escape(name),
+                plain(&value.clone().into())
+            )?;
         }
         for advice in &outcome.advice {
             writeln!(self.out, "    {faint}try{faint:#} {}", escape(advice))?;

@@ -804,8 +804,7 @@ impl<'a> Trace<'a> {
     }
 
     fn show(&mut self, journeys: &[Journey]) -> Result<(), Stop> {
-        let builder =
-            Builder { names: &self.machine, clock: self.clock, data: self.args.snaplen.is_some() };
+        let builder = Builder::new(&self.machine, self.clock, self.args.snaplen.is_some());
         for journey in journeys {
             // What comes after the last one wanted is not counted either.
             if self.is_enough() {

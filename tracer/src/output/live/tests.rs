@@ -21,6 +21,7 @@ use super::{
 };
 use crate::output::{
     Phase, Standing,
+    fact::Facts,
     record::{Direction, Events, Journey},
     tests,
 };
@@ -116,7 +117,7 @@ pub(super) mod samples {
                     .unwrap()
                     .layer();
                 (hop.layer, hop.t_ns) = (layer.name().into(), n * 1_000);
-                hop.detail.clear();
+                hop.detail = Facts::default();
                 hop
             })
             .collect();

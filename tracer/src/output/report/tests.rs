@@ -1,5 +1,7 @@
 //! The page of hand-made journeys.
 
+use std::sync::Arc;
+
 use super::*;
 use crate::output::{
     Tally,
@@ -58,8 +60,8 @@ fn names_are_text_and_not_markup() {
     let mut journey = dropped();
     let evil = "<script>alert(1)</script>\u{202e}".to_owned();
     for hop in &mut journey.hops {
-        hop.netns.label = Some(evil.clone());
-        hop.dev.as_mut().unwrap().name = Some(evil.clone());
+        Arc::make_mut(&mut hop.netns).label = Some(evil.clone());
+        Arc::make_mut(hop.dev.as_mut().unwrap()).name = Some(evil.clone());
     }
     journey.packet.src_name = Some(evil.clone());
     journey.outcome.why = Some(evil.clone());

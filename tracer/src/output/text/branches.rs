@@ -42,8 +42,8 @@ impl<'a> Way<'a> {
         Self {
             hop: branch.hop,
             origin: &branch.origin,
-            first: place_of(&branch.netns, branch.dev.as_ref()),
-            ended: ended.map(|end| (end.kind, place_of(&end.netns, end.dev.as_ref()))),
+            first: place_of(&branch.netns, branch.dev.as_deref()),
+            ended: ended.map(|end| (end.kind, place_of(&end.netns, end.dev.as_deref()))),
         }
     }
 

@@ -164,7 +164,8 @@ fn paths_are_bounded_and_what_does_not_fit_is_counted() {
     let mut model = Model::default();
     for device in 1..300 {
         let mut sample = samples::walked(1, &["dev_receive"], OutcomeKind::Consumed);
-        sample.0.hops[0].dev.as_mut().unwrap().ifindex = device;
+        let dev = sample.0.hops[0].dev.as_mut().unwrap();
+        Arc::make_mut(dev).ifindex = device;
         model.add(sample.arc(), 0);
     }
     let paths = &model.paths(1).unwrap().original;
