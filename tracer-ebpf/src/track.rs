@@ -63,6 +63,8 @@ pub trait Source {
     fn bytes(&self) -> impl Bytes;
     /// Where its headers lie.
     fn headers(&self) -> Headers;
+    /// The same, without the link-layer header: all that it takes to know a packet again.
+    fn network(&self) -> Headers;
     /// Where the network header lies of what it carries as a tunnel's packet; 0 where it does not.
     fn tunneled(&self) -> u64;
     /// Whether it matches the expression, which there is: not 0 where it does.
@@ -155,58 +157,52 @@ pub fn known_or_begun<S: Source>(
     entry: Option<NonNull<Followed>>,
     at: At,
 ) -> Option<Sighting> {
-    let address = source.address();
-    let headers = source.headers();
-    let mut chance = Chance::NONE;
-    if entry.is_none() {
-        chance = Chance::of(source)?;
-    }
     if let Some(followed) = entry.map(NonNull::as_ptr) {
         // SAFETY: a live map value; only the CPU that handles the packet touches it.
-        let known = unsafe { &mut *followed };
-        if (known.delivered == 0 || at == At::End) && is_still(source, &headers, known) {
-            known.tunneled = 0;
+        if is_itself(source, unsafe { &mut *followed }, at) {
             return Some(Sighting::known(followed));
         }
-    }
-    let mut fresh = Followed::default();
-    let mut parsed = headers.parse(source.bytes(), &mut fresh.tuple);
-    if let Some(followed) = entry.map(NonNull::as_ptr) {
-        // SAFETY: as above.
-        let known = unsafe { &mut *followed };
-        let alive = known.delivered == 0 || at == At::End;
-        if parsed && alive && is_same(known, &fresh.tuple, at == At::Fresh) {
-            match at {
-                At::Way => {
-                    take_rewritten(known, &fresh.tuple);
-                }
-                At::Fresh => known.tuple = fresh.tuple,
-                At::End => {}
-            }
-            known.tunneled = 0;
-            if known.tuple.more_fragments != 0 {
-                expect_fragments(&known.tuple);
-            }
-            return Some(Sighting::known(followed));
-        }
-        if alive && is_tunneled(source, known, &mut fresh.tuple) {
-            return Some(Sighting::known(followed));
-        }
-        parsed = headers.parse(source.bytes(), &mut fresh.tuple);
         // Another packet's memory by now.
-        let _ = FOLLOWED.remove(&address);
+        let _ = FOLLOWED.remove(&source.address());
         // What dies where another one was has passed no point before: none of ours.
         if at == At::End {
             return None;
         }
     }
-    if !parsed {
+    let chance = Chance::of(source)?;
+    let mut fresh = Followed::default();
+    if !source.headers().parse(source.bytes(), &mut fresh.tuple) {
         return None;
     }
-    if entry.is_some() {
-        chance = Chance::of(source)?;
-    }
     begin(source, chance, &mut fresh)
+}
+
+/// Whether a packet is the one that is followed at its address; then what has become of it is taken over.
+#[inline(always)]
+fn is_itself<S: Source>(source: &S, known: &mut Followed, at: At) -> bool {
+    if known.delivered != 0 && at != At::End {
+        return false;
+    }
+    if is_still(source, known) {
+        known.tunneled = 0;
+        return true;
+    }
+    let mut now = Tuple::default();
+    if source.headers().parse(source.bytes(), &mut now) && is_same(known, &now, at == At::Fresh) {
+        match at {
+            At::Way => {
+                take_rewritten(known, &now);
+            }
+            At::Fresh => known.tuple = now,
+            At::End => {}
+        }
+        known.tunneled = 0;
+        if known.tuple.more_fragments != 0 {
+            expect_fragments(&known.tuple);
+        }
+        return true;
+    }
+    is_tunneled(source, known, &mut now)
 }
 
 /// A packet that is followed, if what is at its address is still itself. For points that other
@@ -218,10 +214,10 @@ pub fn known_itself<S: Source>(source: &S) -> Option<Sighting> {
     let followed = entry(address)?.as_ptr();
     // SAFETY: as in `known_or_begun`.
     let known = unsafe { &mut *followed };
-    let headers = source.headers();
-    if is_still(source, &headers, known) {
+    if is_still(source, known) {
         return Some(Sighting::known(followed));
     }
+    let headers = source.headers();
     let mut tuple = Tuple::default();
     if headers.parse(source.bytes(), &mut tuple) && is_same(known, &tuple, false) {
         // What has become whole in the stack, where nothing is hooked.
@@ -240,8 +236,8 @@ pub fn known_itself<S: Source>(source: &S) -> Option<Sighting> {
 /// Whether this is plainly the followed packet, as it was when it was last parsed or further on its way: then its time
 /// to live is taken over. Else it may be the packet still.
 #[inline(always)]
-fn is_still<S: Source>(source: &S, headers: &Headers, known: &mut Followed) -> bool {
-    let left = headers.time_to_live_of_same(source.bytes(), &known.tuple);
+fn is_still<S: Source>(source: &S, known: &mut Followed) -> bool {
+    let left = source.network().time_to_live_of_same(source.bytes(), &known.tuple);
     if left > u64::from(known.tuple.ttl) {
         return false;
     }
@@ -266,7 +262,7 @@ fn compare(known: &Followed, now: &Tuple, fresh: bool) -> bool {
 #[inline(always)]
 fn is_tunneled<S: Source>(source: &S, known: &mut Followed, scratch: &mut Tuple) -> bool {
     let bytes = source.bytes();
-    let Some(inner) = source.headers().tunneled(bytes, source.tunneled()) else { return false };
+    let Some(inner) = source.network().tunneled(bytes, source.tunneled()) else { return false };
     if !inner.parse(bytes, scratch) || !is_same(known, scratch, true) {
         return false;
     }
@@ -277,13 +273,12 @@ fn is_tunneled<S: Source>(source: &S, known: &mut Followed, scratch: &mut Tuple)
 /// Parses the packet again; true when its addresses or ports are others than before.
 #[inline(always)]
 pub fn reparse<S: Source>(source: &S, known: &mut Followed) -> bool {
-    let headers = source.headers();
-    if is_still(source, &headers, known) {
+    if is_still(source, known) {
         return false;
     }
     let mut tuple = Tuple::default();
     // What a tunnel has put around it is no rewrite.
-    headers.parse(source.bytes(), &mut tuple)
+    source.headers().parse(source.bytes(), &mut tuple)
         && is_same(known, &tuple, false)
         && take_rewritten(known, &tuple)
 }

@@ -75,9 +75,14 @@ impl<A: Access> Packet<A> {
 /// [`track::may_begin`](crate::track::may_begin) of an skb; `arriving` as in [`Packet`].
 #[inline(always)]
 fn may_begin<A: Access>(skb: Skb<A>, arriving: bool) -> bool {
+    track::may_begin(Memory, &network(skb, arriving))
+}
+
+/// [`Source::network`] of an skb; `arriving` as in [`Packet`].
+#[inline(always)]
+fn network<A: Access>(skb: Skb<A>, arriving: bool) -> Headers {
     let network = if arriving { skb.data() } else { skb.network_header() };
-    let (end, protocol) = (skb.linear_end(), skb.protocol());
-    track::may_begin(Memory, &Headers { ethernet: 0, network, end, protocol })
+    Headers { ethernet: 0, network, end: skb.linear_end(), protocol: skb.protocol() }
 }
 
 /// Whether this can be a namespace's inode: they are numbered from `PROC_DYNAMIC_FIRST`, those that
@@ -119,9 +124,12 @@ impl<A: Access> Source for Packet<A> {
     fn headers(&self) -> Headers {
         let skb = self.skb;
         let on_ethernet = if self.on_device { skb.dev().is_ethernet() } else { 0 };
-        let ethernet = skb.ethernet_header() & on_ethernet;
-        let network = if self.arriving { skb.data() } else { skb.network_header() };
-        Headers { ethernet, network, end: skb.linear_end(), protocol: skb.protocol() }
+        Headers { ethernet: skb.ethernet_header() & on_ethernet, ..self.network() }
+    }
+
+    #[inline(always)]
+    fn network(&self) -> Headers {
+        network(self.skb, self.arriving)
     }
 
     #[inline(always)]

@@ -75,6 +75,11 @@ impl Source for TcPacket<'_> {
     }
 
     #[inline(always)]
+    fn network(&self) -> Headers {
+        self.headers()
+    }
+
+    #[inline(always)]
     fn tunneled(&self) -> u64 {
         let (link, _) = self.skb.header_offsets();
         let inner = self.skb.inner_network_offset();
