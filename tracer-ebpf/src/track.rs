@@ -461,8 +461,8 @@ pub fn find_original(known: &mut Followed) {
 }
 
 /// Whether the error in `fresh.tuple` quotes, at `network`, a packet whose answer would be followed: an
-/// error belongs to that. `followed`: it is in any case. What a followed one quotes is kept. The quoted packet
-/// takes its place for a while: the stack has no room for both.
+/// error belongs to that. `followed`: it is in any case. What a followed one quotes is kept. The stack has no room
+/// for both: till then the error's own is there.
 #[inline(always)]
 fn quotes_followed<S: Source>(
     source: &S,
@@ -471,8 +471,11 @@ fn quotes_followed<S: Source>(
     fresh: &mut Followed,
     followed: bool,
 ) -> bool {
-    let own = source.headers();
-    if !(Headers { ethernet: 0, network, ..own }).parse(source.bytes(), &mut fresh.tuple) {
+    if QUOTED.insert(&fresh.id, &fresh.tuple, 0).is_err() {
+        return followed;
+    }
+    let headers = Headers { network, ..source.network() };
+    if !headers.parse(source.bytes(), &mut fresh.tuple) {
         fresh.tuple.family = family::OTHER;
     }
     reverse(&mut fresh.tuple);
@@ -481,11 +484,17 @@ fn quotes_followed<S: Source>(
         || (chance.placed
             && matches_packet(filter(), &fresh.tuple)
             && expression::would_match(&fresh.tuple));
-    if followed {
-        reverse(&mut fresh.tuple);
-        let _ = QUOTED.insert(&fresh.id, &fresh.tuple, 0);
+    reverse(&mut fresh.tuple);
+    let Some(kept) = QUOTED.get_ptr_mut(&fresh.id) else {
+        count(Loss::TrackingFull);
+        return false;
+    };
+    // SAFETY: a live map value, of an id that nobody else has.
+    core::mem::swap(unsafe { &mut *kept }, &mut fresh.tuple);
+    if !followed {
+        let _ = QUOTED.remove(&fresh.id);
     }
-    own.parse(source.bytes(), &mut fresh.tuple) && followed
+    followed
 }
 
 /// The addresses and ports of an answer to a packet with these. An ICMP echo keeps its identifier.
