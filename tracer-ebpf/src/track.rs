@@ -26,7 +26,7 @@ use crate::{
         state,
     },
     packet::{Bytes, Headers},
-    skb::{Access as _, Probe, offset, unknown},
+    skb::{Access as _, Probe, offset, read_into, unknown},
 };
 
 /// What a packet carries that a learned tuple is compared with.
@@ -462,7 +462,7 @@ pub fn find_original(known: &mut Followed) {
 
 /// Whether the error in `fresh.tuple` quotes, at `network`, a packet whose answer would be followed: an
 /// error belongs to that. `followed`: it is in any case. What a followed one quotes is kept. The stack has no room
-/// for both: till then the error's own is there.
+/// for both: the error's own is kept there too for a while, under an id that no packet has.
 #[inline(always)]
 fn quotes_followed<S: Source>(
     source: &S,
@@ -471,7 +471,8 @@ fn quotes_followed<S: Source>(
     fresh: &mut Followed,
     followed: bool,
 ) -> bool {
-    if QUOTED.insert(&fresh.id, &fresh.tuple, 0).is_err() {
+    let aside = !fresh.id;
+    if QUOTED.insert(&aside, &fresh.tuple, 0).is_err() {
         return followed;
     }
     let headers = Headers { network, ..source.network() };
@@ -484,17 +485,19 @@ fn quotes_followed<S: Source>(
         || (chance.placed
             && matches_packet(filter(), &fresh.tuple)
             && expression::would_match(&fresh.tuple));
-    reverse(&mut fresh.tuple);
-    let Some(kept) = QUOTED.get_ptr_mut(&fresh.id) else {
+    if followed {
+        reverse(&mut fresh.tuple);
+        let _ = QUOTED.insert(&fresh.id, &fresh.tuple, 0);
+    }
+    let Some(own) = QUOTED.get_ptr(&aside) else {
         count(Loss::TrackingFull);
         return false;
     };
-    // SAFETY: a live map value, of an id that nobody else has.
-    core::mem::swap(unsafe { &mut *kept }, &mut fresh.tuple);
-    if !followed {
-        let _ = QUOTED.remove(&fresh.id);
-    }
-    followed
+    // SAFETY: a `Tuple` is integers without padding: as many bytes.
+    let into: &mut [u8; size_of::<Tuple>()] = unsafe { &mut *(&raw mut fresh.tuple).cast() };
+    let is_back = read_into(own as u64, into);
+    let _ = QUOTED.remove(&aside);
+    is_back && followed
 }
 
 /// The addresses and ports of an answer to a packet with these. An ICMP echo keeps its identifier.
