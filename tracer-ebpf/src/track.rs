@@ -387,7 +387,7 @@ fn why_follow<S: Source>(source: &S, chance: Chance, fresh: &mut Followed) -> u8
         && (filter.mac.is_empty() || filter.matches_macs(source.headers().macs(source.bytes())))
         && expression::matches(source);
     let mut learned = !matches && chance.answers && is_answer(&fresh.tuple);
-    let quoted = source.headers().quoted(source.bytes(), &fresh.tuple);
+    let quoted = source.network().quoted(source.bytes(), &fresh.tuple);
     if quoted != 0 {
         learned |= quotes_followed(source, quoted, chance, fresh, matches || learned);
     }
