@@ -22,8 +22,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// How long it takes a tool to attach that does not tell.
 const A_WHILE: Duration = Duration::from_millis(700);
 
-/// How long a tool prints nothing that has told all that it had.
-const QUIET: Duration = Duration::from_millis(300);
+/// How long a tool prints nothing that has told all that it had: libpcap holds packets back for up to a second.
+const QUIET: Duration = Duration::from_millis(1500);
 
 /// How it is known that a tool is attached.
 pub enum Ready {
