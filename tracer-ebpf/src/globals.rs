@@ -144,8 +144,8 @@ pub static FRAGMENTS: LruHashMap<Flow, u8> = LruHashMap::with_max_entries(4096, 
 #[map]
 pub static SENT: LruHashMap<Tuple, Sent> = LruHashMap::with_max_entries(4096, 0);
 
-/// What ICMP errors quote, by their id: the user side looks it up when it is told of one. An LRU, for
-/// each is read once, and soon.
+/// What ICMP errors quote, by their id: the user side looks it up when it is told of one. While that is looked at, the
+/// error's own tuple is here, by the complement of its id. An LRU, for each is read once, and soon.
 #[map]
 pub static QUOTED: LruHashMap<u64, Tuple> = LruHashMap::with_max_entries(4096, 0);
 

@@ -304,8 +304,6 @@ struct Chance {
 }
 
 impl Chance {
-    const NONE: Self = Self { placed: false, answers: false };
-
     /// `None`: there is none.
     #[inline(always)]
     fn of<S: Source>(source: &S) -> Option<Self> {
@@ -389,7 +387,10 @@ fn why_follow<S: Source>(source: &S, chance: Chance, fresh: &mut Followed) -> u8
     let mut learned = !matches && chance.answers && is_answer(&fresh.tuple);
     let quoted = source.network().quoted(source.bytes(), &fresh.tuple);
     if quoted != 0 {
-        learned |= quotes_followed(source, quoted, chance, fresh, matches || learned);
+        if !quotes_followed(source, quoted, chance, fresh, matches || learned) {
+            return 0;
+        }
+        learned = !matches;
     }
     match (matches, learned) {
         (true, _) => MATCHES,
@@ -462,7 +463,8 @@ pub fn find_original(known: &mut Followed) {
 
 /// Whether the error in `fresh.tuple` quotes, at `network`, a packet whose answer would be followed: an
 /// error belongs to that. `followed`: it is in any case. What a followed one quotes is kept. The stack has no room
-/// for both: the error's own is kept there too for a while, under an id that no packet has.
+/// for both: the error's own is kept there too for a while, under an id that no packet has. Where that cannot be, it is
+/// not followed, and counted.
 #[inline(always)]
 fn quotes_followed<S: Source>(
     source: &S,
@@ -473,7 +475,8 @@ fn quotes_followed<S: Source>(
 ) -> bool {
     let aside = !fresh.id;
     if QUOTED.insert(&aside, &fresh.tuple, 0).is_err() {
-        return followed;
+        count(Loss::TrackingFull);
+        return false;
     }
     let headers = Headers { network, ..source.network() };
     if !headers.parse(source.bytes(), &mut fresh.tuple) {
@@ -489,15 +492,14 @@ fn quotes_followed<S: Source>(
         reverse(&mut fresh.tuple);
         let _ = QUOTED.insert(&fresh.id, &fresh.tuple, 0);
     }
-    let Some(own) = QUOTED.get_ptr(&aside) else {
-        count(Loss::TrackingFull);
-        return false;
-    };
     // SAFETY: a `Tuple` is integers without padding: as many bytes.
     let into: &mut [u8; size_of::<Tuple>()] = unsafe { &mut *(&raw mut fresh.tuple).cast() };
-    let is_back = read_into(own as u64, into);
+    let is_back = QUOTED.get_ptr(&aside).is_some_and(|own| read_into(own as u64, into));
     let _ = QUOTED.remove(&aside);
-    is_back && followed
+    if followed && !is_back {
+        count(Loss::TrackingFull);
+    }
+    followed && is_back
 }
 
 /// The addresses and ports of an answer to a packet with these. An ICMP echo keeps its identifier.

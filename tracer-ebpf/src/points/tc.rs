@@ -76,7 +76,7 @@ impl Source for TcPacket<'_> {
 
     #[inline(always)]
     fn network(&self) -> Headers {
-        self.headers()
+        Headers { ethernet: 0, ..self.headers() }
     }
 
     #[inline(always)]

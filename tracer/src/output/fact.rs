@@ -3,13 +3,11 @@
 
 use std::{borrow::Cow, net::IpAddr};
 
-use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::{Map, Value};
 
 /// Facts by key, in the order in which they were told; in JSON an object.
-#[derive(Clone, Debug, Default, PartialEq, JsonSchema)]
-#[schemars(with = "Map<String, Value>")]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Facts(Vec<(Cow<'static, str>, Fact)>);
 
 /// One of them.
@@ -59,14 +57,6 @@ impl Facts {
 }
 
 impl Fact {
-    /// The text, if it is one.
-    pub fn as_text(&self) -> Option<&str> {
-        match self {
-            Fact::Text(text) => Some(text),
-            _ => None,
-        }
-    }
-
     /// The number, if it is one.
     pub fn as_number(&self) -> Option<u64> {
         match self {

@@ -301,6 +301,7 @@ pub struct Hop {
     /// where one alone can have led to the table); `neigh` `state`, `lladdr`; `qdisc_*`
     /// `kind`, `handle`, `delay_ns`; `socket` `pid`, `comm`; `clone`, `copy`, `segment` and
     /// `fragment` `parent`; `drop` `reason`, `location`.
+    #[schemars(with = "Map<String, Value>")]
     pub detail: Facts,
     /// It is in a tunnel's packet here.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]

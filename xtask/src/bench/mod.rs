@@ -23,7 +23,7 @@ use lab::{Lab, pace::slowness};
 use self::{
     mode::{Ended, MODES},
     rates::Rates,
-    workload::{ROUND, Speed, WORKLOADS},
+    workload::{ROUND, Speed, WORKLOADS, Workload},
 };
 use crate::{
     build, root, setup,
@@ -151,12 +151,12 @@ fn measure(binary: &Path, bench: &Bench) -> Result<()> {
                 };
                 let speed = workload.run(&lab)?;
                 let ended = attached.end()?;
-                all.add(
-                    index,
-                    &speed,
-                    ended.cost,
-                    told(&ended, lines.get(index).copied().flatten()),
-                );
+                // Before and behind other loads packets are sent that are none of theirs.
+                let told = match workload {
+                    Workload::Udp { .. } => told(&ended, lines.get(index).copied().flatten()),
+                    _ => None,
+                };
+                all.add(index, &speed, ended.cost, told);
             }
             println!("{workload}: round {number} of {rounds}");
         }

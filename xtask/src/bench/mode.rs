@@ -181,6 +181,7 @@ impl Mode {
         }
         let attached = self.attach(lab, binary)?;
         let packets = slowly(lab)?;
+        ensure!(packets > 0, "no packet arrived");
         Ok(attached.end()?.lines.map(|lines| lines as f64 / packets as f64))
     }
 
@@ -249,20 +250,24 @@ impl Traced {
         let mut ended =
             Ended { cost: Some(Cost { processor, memory, events: None }), ..Ended::default() };
         if let Out::Json = self.out {
-            let summary = summary(self.output.path())?;
+            let (summary, thinned) = summary(self.output.path())?;
             ended.cost = Some(Cost { processor, memory, events: Some(events(&summary)?) });
             let number = |value: &Value| value.as_u64().unwrap_or(0);
             let incomplete = number(&summary["latency"]["incomplete"]);
-            ended.packets = Some(number(&summary["journeys"]).saturating_sub(incomplete));
+            ended.packets = Some(number(&summary["journeys"]).saturating_sub(incomplete + thinned));
         }
         Ok(ended)
     }
 }
 
-/// The summary at the end of a file.
-fn summary(file: &Path) -> Result<Value> {
-    let last = BufReader::new(File::open(file)?).lines().map_while(Result::ok).last();
-    Ok(serde_json::from_str(&last.context("no summary")?)?)
+/// The summary at the end of a file, and how many journeys there are of which only the end was told.
+fn summary(file: &Path) -> Result<(Value, u64)> {
+    let (mut last, mut thinned) = (String::new(), 0);
+    for line in BufReader::new(File::open(file)?).lines() {
+        last = line?;
+        thinned += u64::from(last.contains("\"thinned\":true"));
+    }
+    Ok((serde_json::from_str(&last).context("no summary")?, thinned))
 }
 
 /// Events received, lost and left out; an error unless all that were offered are among those received and lost.

@@ -108,9 +108,11 @@ impl<'a> Peer<'a> {
             thread::sleep(Duration::from_millis(5));
         }
         let _ = self.child.kill();
-        // What it wrote last, it wrote when it ended.
-        if let Some(reader) = self.reader.take() {
-            let _ = reader.join();
+        // What it wrote last, it wrote when it ended. A child of its own may hold the pipe open.
+        while self.reader.as_ref().is_some_and(|reader| !reader.is_finished())
+            && start.elapsed() < patience(PATIENCE)
+        {
+            thread::sleep(Duration::from_millis(5));
         }
         Ok(self.lines.load(Ordering::Relaxed))
     }
