@@ -424,7 +424,7 @@ pub mod detail {
 pub enum Loss {
     /// The ring buffer was full: one event lost.
     RingFull = 0,
-    /// The table of followed packets was full: one packet not followed.
+    /// The table of followed packets was full, or that of what ICMP errors quote: one packet not followed.
     TrackingFull = 1,
     /// The table of learned reverse tuples was full: replies of a flow not seen before NAT is undone.
     LearnedFull = 2,
