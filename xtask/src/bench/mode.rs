@@ -247,36 +247,45 @@ impl Traced {
         self.trace.signal(Signal::INT)?;
         let ended = self.trace.wait()?;
         ensure!(ended.status.success(), "pathtrace: {}", ended.stderr);
-        let mut ended =
-            Ended { cost: Some(Cost { processor, memory, events: None }), ..Ended::default() };
-        if let Out::Json = self.out {
-            let (summary, thinned) = summary(self.output.path())?;
-            ended.cost = Some(Cost { processor, memory, events: Some(events(&summary)?) });
-            let number = |value: &Value| value.as_u64().unwrap_or(0);
-            let incomplete = number(&summary["latency"]["incomplete"]);
-            ended.packets = Some(number(&summary["journeys"]).saturating_sub(incomplete + thinned));
+        let told = match self.out {
+            Out::Json => Some(Told::read(self.output.path())?),
+            Out::Text | Out::Capture => None,
+        };
+        let (events, packets) = told.map(|told| (told.events, told.whole)).unzip();
+        Ok(Ended { cost: Some(Cost { processor, memory, events }), packets, lines: None })
+    }
+}
+
+/// What pathtrace has told in a file.
+struct Told {
+    /// Events received, lost and left out.
+    events: [u64; 3],
+    /// Journeys that were told whole.
+    whole: u64,
+}
+
+impl Told {
+    /// By the summary at the end of the file; an error unless all events that were offered are among those received and
+    /// lost.
+    fn read(file: &Path) -> Result<Self> {
+        let (mut last, mut thinned) = (String::new(), 0);
+        for line in BufReader::new(File::open(file)?).lines() {
+            last = line?;
+            // Of such a one only the end was told.
+            thinned += u64::from(last.contains("\"thinned\":true"));
         }
-        Ok(ended)
+        let summary: Value = serde_json::from_str(&last).context("no summary")?;
+        account_for_events(&summary)?;
+        let number = |value: &Value| value.as_u64().unwrap_or(0);
+        let events = &summary["events"];
+        let lost = events["lost"].as_object().context("no losses")?.values().map(number).sum();
+        let left_out = number(&events["left_out"]["events"]);
+        let incomplete = number(&summary["latency"]["incomplete"]);
+        Ok(Self {
+            events: [number(&events["received"]), lost, left_out],
+            whole: number(&summary["journeys"]).saturating_sub(incomplete + thinned),
+        })
     }
-}
-
-/// The summary at the end of a file, and how many journeys there are of which only the end was told.
-fn summary(file: &Path) -> Result<(Value, u64)> {
-    let (mut last, mut thinned) = (String::new(), 0);
-    for line in BufReader::new(File::open(file)?).lines() {
-        last = line?;
-        thinned += u64::from(last.contains("\"thinned\":true"));
-    }
-    Ok((serde_json::from_str(&last).context("no summary")?, thinned))
-}
-
-/// Events received, lost and left out; an error unless all that were offered are among those received and lost.
-fn events(summary: &Value) -> Result<[u64; 3]> {
-    account_for_events(summary)?;
-    let number = |value: &Value| value.as_u64().unwrap_or(0);
-    let events = &summary["events"];
-    let lost = events["lost"].as_object().context("no losses")?.values().map(number).sum();
-    Ok([number(&events["received"]), lost, number(&events["left_out"]["events"])])
 }
 
 /// pathtrace in a terminal, showing what it sees.
