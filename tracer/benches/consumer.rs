@@ -16,12 +16,17 @@ use criterion::{
     measurement::{Measurement, ValueFormatter, WallTime},
 };
 use flood::{Flood, record};
+use mimalloc::MiMalloc;
 use rustix::time::{ClockId, clock_gettime};
 use tracer::{
     event::wire,
     journey::{Assembler, Chronicle, Journey, Limits},
     output::{Builder, Clock, Hops, Json, Sink, Tally, Text},
 };
+
+/// As in pathtrace.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// Packets taken at a time.
 const PACKETS: u64 = 20_000;
