@@ -1,6 +1,6 @@
 //! A journey + its explanation + names → the record that is shown.
 
-use std::{cell::RefCell, collections::HashMap, fmt::Write as _, net::IpAddr, sync::Arc};
+use std::{cell::RefCell, collections::HashMap, fmt::Write as _, net::IpAddr};
 
 use foldhash::fast::FixedState;
 use serde_json::json;
@@ -9,6 +9,7 @@ use super::{
     describe,
     fact::{Fact, Facts},
     record,
+    shared::Shared,
 };
 use crate::{
     event::{Captured, Connection, Family, Headers, PacketId, Place, Tuple},
@@ -42,8 +43,8 @@ pub struct Builder<'a, N: ?Sized> {
     clock: Clock,
     data: bool,
     /// Made once each: as long as the names are borrowed, they stay what they are.
-    namespaces: RefCell<HashMap<u32, Arc<record::Netns>, FixedState>>,
-    devices: RefCell<HashMap<Place, Arc<record::Dev>, FixedState>>,
+    namespaces: RefCell<HashMap<u32, Shared<record::Netns>, FixedState>>,
+    devices: RefCell<HashMap<Place, Shared<record::Dev>, FixedState>>,
 }
 
 impl<'a, N: Names + KernelNames + ?Sized> Builder<'a, N> {
@@ -160,16 +161,16 @@ impl<'a, N: Names + KernelNames + ?Sized> Builder<'a, N> {
         }
     }
 
-    fn netns(&self, inode: u32) -> Arc<record::Netns> {
+    fn netns(&self, inode: u32) -> Shared<record::Netns> {
         let mut known = self.namespaces.borrow_mut();
         let record = known.entry(inode).or_insert_with(|| {
             let NetnsName { name, container, process, label, .. } = self.names.netns(inode);
-            Arc::new(record::Netns { inode, name, container, process, label })
+            Shared::new(record::Netns { inode, name, container, process, label })
         });
         record.clone()
     }
 
-    fn device(&self, place: Place) -> Option<Arc<record::Dev>> {
+    fn device(&self, place: Place) -> Option<Shared<record::Dev>> {
         if place.ifindex == 0 {
             return None;
         }
@@ -179,7 +180,7 @@ impl<'a, N: Names + KernelNames + ?Sized> Builder<'a, N> {
             let (container, leads_to) =
                 leads_to.map(|container| (container.full, container.label)).unzip();
             let ifindex = place.ifindex;
-            Arc::new(record::Dev { ifindex, name, bridge, container, leads_to })
+            Shared::new(record::Dev { ifindex, name, bridge, container, leads_to })
         });
         Some(record.clone())
     }

@@ -14,6 +14,7 @@ mod live;
 mod path;
 pub mod record;
 mod report;
+pub mod shared;
 mod steps;
 mod tally;
 #[cfg(test)]

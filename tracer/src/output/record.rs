@@ -1,7 +1,7 @@
 //! The records that are shown, whole names joined in: what `-o json` prints a line of, what
 //! `pathtrace schema` describes, and what text is rendered from.
 
-use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
+use std::{borrow::Cow, collections::BTreeMap};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 use super::{
     containers::{Container, Namespace},
     fact::Facts,
+    shared::Shared,
 };
 use crate::{event::Captured, host::containers::Process};
 
@@ -176,9 +177,9 @@ pub struct Branch {
     /// Index in `hops` of where it left.
     pub hop: usize,
     /// The network namespace where it was first seen.
-    pub netns: Arc<Netns>,
+    pub netns: Shared<Netns>,
     /// The interface where it was first seen; `null` where it had none yet.
-    pub dev: Option<Arc<Dev>>,
+    pub dev: Option<Shared<Dev>>,
     /// How it ended; `null` where it was still on its way.
     pub outcome: Option<BranchEnd>,
 }
@@ -189,9 +190,9 @@ pub struct BranchEnd {
     /// As of a journey.
     pub kind: OutcomeKind,
     /// The network namespace where it ended.
-    pub netns: Arc<Netns>,
+    pub netns: Shared<Netns>,
     /// The interface where it ended.
-    pub dev: Option<Arc<Dev>>,
+    pub dev: Option<Shared<Dev>>,
 }
 
 /// A flow: the same id for both directions.
@@ -286,9 +287,9 @@ pub struct Hop {
     /// Its layer.
     pub layer: Cow<'static, str>,
     /// The network namespace.
-    pub netns: Arc<Netns>,
+    pub netns: Shared<Netns>,
     /// The interface; `null` where the packet had none yet.
-    pub dev: Option<Arc<Dev>>,
+    pub dev: Option<Shared<Dev>>,
     /// CPU.
     pub cpu: u16,
     /// What the point told; a key is absent where its value is not known. By point:

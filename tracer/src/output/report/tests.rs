@@ -1,11 +1,10 @@
 //! The page of hand-made journeys.
 
-use std::sync::Arc;
-
 use super::*;
 use crate::output::{
     Tally,
-    record::Events,
+    record::{Dev, Events, Netns},
+    shared::Shared,
     tests::{dropped, start, translated},
 };
 
@@ -60,8 +59,9 @@ fn names_are_text_and_not_markup() {
     let mut journey = dropped();
     let evil = "<script>alert(1)</script>\u{202e}".to_owned();
     for hop in &mut journey.hops {
-        Arc::make_mut(&mut hop.netns).label = Some(evil.clone());
-        Arc::make_mut(hop.dev.as_mut().unwrap()).name = Some(evil.clone());
+        let (netns, dev) = ((*hop.netns).clone(), (**hop.dev.as_ref().unwrap()).clone());
+        hop.netns = Shared::new(Netns { label: Some(evil.clone()), ..netns });
+        hop.dev = Some(Shared::new(Dev { name: Some(evil.clone()), ..dev }));
     }
     journey.packet.src_name = Some(evil.clone());
     journey.outcome.why = Some(evil.clone());

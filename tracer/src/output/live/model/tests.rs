@@ -1,7 +1,8 @@
 use super::*;
 use crate::output::{
     live::tests::{Sample, samples},
-    record::OutcomeKind,
+    record::{Dev, OutcomeKind},
+    shared::Shared,
 };
 
 const FEW: Limits = Limits {
@@ -164,8 +165,8 @@ fn paths_are_bounded_and_what_does_not_fit_is_counted() {
     let mut model = Model::default();
     for device in 1..300 {
         let mut sample = samples::walked(1, &["dev_receive"], OutcomeKind::Consumed);
-        let dev = sample.0.hops[0].dev.as_mut().unwrap();
-        Arc::make_mut(dev).ifindex = device;
+        let dev = &mut sample.0.hops[0].dev;
+        *dev = dev.as_deref().map(|dev| Shared::new(Dev { ifindex: device, ..dev.clone() }));
         model.add(sample.arc(), 0);
     }
     let paths = &model.paths(1).unwrap().original;
