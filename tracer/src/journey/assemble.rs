@@ -15,7 +15,7 @@ use super::{
     flow::{FlowTable, Key, Membership},
     fragments::{Datagram, Fragments},
     hops::{End, Path},
-    is_delivery,
+    is_delivery, is_for_here,
     sightings::{Seen, Sightings},
 };
 use crate::event::{Headers, Hook, HookFamily, Origin, PacketId, Place, What};
@@ -634,9 +634,24 @@ impl Making {
             What::Socket { .. } => true,
             // A fragment waits here for the others.
             What::IpLocalDeliver => !self.seen.headers(seen).is_fragment(),
-            _ => false,
+            what => {
+                is_for_here(what)
+                    && !self.seen.headers(seen).is_fragment()
+                    && !self.is_in_hook_of(seen.place.netns)
+            }
         });
         self.end_seen || taken || self.became().is_some()
+    }
+
+    /// The last hook of this namespace that was seen of it was not seen to be left.
+    fn is_in_hook_of(&self, netns: u32) -> bool {
+        let mut here = self.seen.iter().rev().filter(|seen| seen.place.netns == netns);
+        here.find_map(|seen| match seen.what {
+            What::HookEnter { .. } => Some(true),
+            What::HookExit { .. } => Some(false),
+            _ => None,
+        })
+        .unwrap_or(false)
     }
 
     /// When to end it, unless something else is heard of it.

@@ -7,7 +7,7 @@ use tracer_common::point::Point;
 
 use super::{
     Benign, BenignEnd, Decided, Hop, HopDetail, NatKind, Rewritten, flow::ends, is_delivery,
-    sightings::Sighting,
+    is_for_here, sightings::Sighting,
 };
 use crate::event::{
     Consumer, Family, Headers, Hook, HookFamily, InHook, Origin, PacketId, Place, Verdict, What,
@@ -187,6 +187,10 @@ impl Walk {
             }
             return;
         }
+        let taken_here = is_for_here(&what)
+            && !headers.is_fragment()
+            // A rule may have asked.
+            && !self.open.iter().any(|&hook| self.path.hops[hook].place.netns == seen.place.netns);
         match &what {
             // It may have been rewritten and then dropped in the same hook.
             What::Drop { hook: Some(_), .. } | What::Conntrack { .. } => {}
@@ -240,6 +244,9 @@ impl Walk {
             }
             What::HookExit { .. } | What::Verdict { .. } | What::Nat => HopDetail::None,
             What::Route { table, gateway, oif, kind, error, reverse } => {
+                if taken_here {
+                    self.path.taken = Some(index);
+                }
                 HopDetail::Route { table, gateway, oif, kind, error, reverse }
             }
             What::Neigh { state, lladdr } => {

@@ -25,7 +25,7 @@ use tracer_common::point::Point;
 
 use crate::event::{
     Captured, Connection, ConntrackState, Decider, Event, Headers, Hook, HookFamily, InHook,
-    PacketId, Place, Verdict,
+    PacketId, Place, Verdict, What,
 };
 
 /// One packet's way, from where it was first seen to its end.
@@ -119,6 +119,13 @@ pub enum BenignEnd {
 /// reception on the bridge's own device.
 fn is_delivery(hook: &InHook) -> bool {
     hook.hook == Hook::Input && matches!(hook.family, HookFamily::Ipv4 | HookFamily::Ipv6)
+}
+
+/// A look-up that says the packet is for this namespace: its stack takes it, or somebody is heard to drop it. It may
+/// be all that is seen of that, where the namespace's hooks are not watched, or not yet.
+fn is_for_here(what: &What) -> bool {
+    // RTN_LOCAL, RTN_BROADCAST (include/uapi/linux/rtnetlink.h).
+    matches!(what, What::Route { kind: 2 | 3, error: 0, reverse: false, .. })
 }
 
 /// Every drop is one.

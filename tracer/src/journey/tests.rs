@@ -763,19 +763,38 @@ fn what_no_hook_of_the_stack_sees_is_delivered_by_the_stack() {
 }
 
 #[test]
+fn where_no_hook_is_watched_a_look_up_tells_that_it_is_delivered() {
+    const LOCAL: u8 = 2;
+    let routed = |kind, error| ping().see(What::DevReceive).see(route(0, error, kind));
+    assert_eq!(one(routed(LOCAL, 0)).outcome, Outcome::Delivered { hop: 1 });
+    assert!(matches!(one(routed(1, 0)).outcome, Outcome::Lost { .. }));
+    assert!(matches!(one(routed(LOCAL, -22)).outcome, Outcome::Lost { .. }));
+    // Refused behind it, after all.
+    let refused = one(routed(LOCAL, 0).see(drop(9, None)));
+    assert!(matches!(refused.outcome, Outcome::Dropped { hop: 1, .. }));
+    // A rule asks whether the address is one of this machine (`fib daddr type local`).
+    let asked = ping().see(enter(Hook::Prerouting)).see(route(0, 0, LOCAL));
+    assert!(matches!(one(asked).outcome, Outcome::Lost { .. }));
+    let left = ping().see(enter(Hook::Prerouting)).see(exit(Hook::Prerouting));
+    assert_eq!(one(left.see(route(0, 0, LOCAL))).outcome, Outcome::Delivered { hop: 1 });
+}
+
+#[test]
 fn delivery_by_the_stack_is_known_as_soon_as_by_a_hook() {
-    let mut assembler = Assembler::new(LIMITS, ());
-    let mut done = Vec::new();
     let whole = udp("10.0.0.1", 1, "10.0.0.2", 2);
     let later = Headers { later_fragment: true, ..whole };
     let first = Headers { more_fragments: true, ..whole };
-    for (id, headers) in [(1, whole), (2, later), (3, first)] {
-        for event in packet(id, headers).starting(0).see(What::IpLocalDeliver).events() {
-            assembler.push(event, &mut done);
+    for told in [What::IpLocalDeliver, route(0, 0, 2)] {
+        let mut assembler = Assembler::new(LIMITS, ());
+        let mut done = Vec::new();
+        for (id, headers) in [(1, whole), (2, later), (3, first)] {
+            for event in packet(id, headers).starting(0).see(told.clone()).events() {
+                assembler.push(event, &mut done);
+            }
         }
+        assembler.advance(101 * MS, &mut done);
+        assert_eq!(done.iter().map(|journey| journey.id).collect::<Vec<_>>(), [PacketId(1)]);
     }
-    assembler.advance(101 * MS, &mut done);
-    assert_eq!(done.iter().map(|journey| journey.id).collect::<Vec<_>>(), [PacketId(1)]);
 }
 
 #[test]
