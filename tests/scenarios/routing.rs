@@ -6,7 +6,7 @@ use anyhow::Result;
 use lab::{
     Journey, Lab, Trace,
     pace::patience,
-    topology::{C1, HOST, WORLD},
+    topology::{C1, C2, HOST, WORLD},
     traffic::{self, at},
 };
 
@@ -57,6 +57,31 @@ fn the_rule_that_chose_the_table_is_told() -> Result<()> {
     datagram.assert_passes(&["host nf_forward", "host:eth-up dev_xmit"]);
     let route = decision(datagram, "eth-up");
     assert_eq!((&route["table"], &route["rule"]["priority"]), (&"main".into(), &32_766.into()));
+    Ok(())
+}
+
+#[test]
+fn the_type_of_a_route_is_told() -> Result<()> {
+    let lab = Lab::standard()?;
+    let records = Trace::during(&lab, &["--ip", C1, "--proto", "icmp"], || {
+        assert_eq!(traffic::ping(lab.netns("c1")?, WORLD, 1)?, 1);
+        Ok(())
+    })?;
+    let echo = records.of("icmp", "original")[0];
+    assert_eq!(decision(echo, "eth-up")["type"], "unicast", "{echo}");
+    assert!(echo.details("world route").iter().any(|route| route["type"] == "local"), "{echo}");
+    Ok(())
+}
+
+#[test]
+fn the_first_packet_to_where_nobody_expected_it_is_delivered() -> Result<()> {
+    let lab = Lab::standard()?;
+    // No one reads it: all that is told of its delivery natively is where the route leads.
+    let _bound = traffic::udp_socket(lab.netns("c2")?, at(C2, 5353)?)?;
+    let records = Trace::during(&lab, &["--ip", C1, "--proto", "udp"], || {
+        traffic::udp_send(lab.netns("c1")?, at(C2, 5353)?, 1)
+    })?;
+    records.of("udp", "original")[0].assert_delivered("c2");
     Ok(())
 }
 

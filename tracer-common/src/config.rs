@@ -97,6 +97,12 @@ offsets! {
     nhc_gw_family: "fib_nh_common", "nhc_gw_family";
     /// Gateway.
     nhc_gw: "fib_nh_common", "nhc_gw";
+    /// Address family that a next hop is a part of: of IPv4 it leads a `struct fib_nh`.
+    nhc_family: "fib_nh_common", "nhc_family";
+    /// The route of an IPv4 next hop; null where the next hop is an object of its own.
+    fib_nh_route: "fib_nh", "nh_parent";
+    /// Type of an IPv4 route.
+    fib_info_type: "fib_info", "fib_type";
     /// Next hop of an IPv6 look-up.
     fib6_result_nh: "fib6_result", "nh";
     /// Route type of an IPv6 look-up.

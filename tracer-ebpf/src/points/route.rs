@@ -2,12 +2,16 @@
 //! CPU is taking from its reception to LOCAL_IN or FORWARD, and only when the addresses agree.
 
 use aya_ebpf::programs::BtfTracePointContext;
-use tracer_common::{event::detail::Route, point::Point};
+use tracer_common::{
+    event::detail::{Detail as _, Route},
+    point::Point,
+};
 
-use super::{Packet, report_known};
+use super::Packet;
 use crate::{
+    emit::{Report, emit},
     skb::{Access, Pointer, Probe, Skb, offset, read_into},
-    track::{arriving, known},
+    track::{Sighting, arriving, known},
 };
 
 const AF_INET: u8 = 2;
@@ -20,19 +24,20 @@ pub fn fib4<A: Access>(ctx: &BtfTracePointContext) {
     let flow: *const u8 = ctx.arg(1);
     let saddr: u32 = A::read(flow, offset!(flowi4_saddr));
     let daddr: u32 = A::read(flow, offset!(flowi4_daddr));
-    let Some(reverse) = direction(skb, &mapped(saddr), &mapped(daddr)) else { return };
+    let Some(look_up) = LookUp::of(skb, &mapped(saddr), &mapped(daddr)) else { return };
     let next_hop: *const u8 = ctx.arg(2);
     let mut detail = Route {
         table: ctx.arg::<u32>(0),
         error: ctx.arg::<i32>(3),
-        reverse: reverse as u8,
+        reverse: look_up.reverse as u8,
         ..Route::default()
     };
     if !next_hop.is_null() {
         detail.oif = A::read(next_hop, offset!(nhc_oif));
+        detail.kind = kind::<A>(next_hop);
         gateway(next_hop as u64, &mut detail);
     }
-    report(skb, detail);
+    look_up.report(detail);
 }
 
 /// tp_btf `fib6_table_lookup(net, result, table, flow)`.
@@ -46,13 +51,13 @@ pub fn fib6<A: Access>(ctx: &BtfTracePointContext) {
         bytes
     };
     let (saddr, daddr) = (address(offset!(flowi6_saddr)), address(offset!(flowi6_daddr)));
-    let Some(reverse) = direction(skb, &saddr, &daddr) else { return };
+    let Some(look_up) = LookUp::of(skb, &saddr, &daddr) else { return };
     let result: *const u8 = ctx.arg(1);
     let table: *const u8 = ctx.arg(2);
     let mut detail = Route {
         table: A::read(table, offset!(fib6_table_id)),
         kind: A::read(result, offset!(fib6_result_type)),
-        reverse: reverse as u8,
+        reverse: look_up.reverse as u8,
         ..Route::default()
     };
     let next_hop = A::read::<Pointer>(result, offset!(fib6_result_nh)).0 as u64;
@@ -61,23 +66,48 @@ pub fn fib6<A: Access>(ctx: &BtfTracePointContext) {
         detail.oif = Probe::read(common as *const u8, offset!(nhc_oif));
         gateway(common, &mut detail);
     }
-    report(skb, detail);
+    look_up.report(detail);
 }
 
-/// Whether a look-up from `saddr` to `daddr` is for the packet's way forward (false), back (true),
-/// or not for it (none).
-#[inline(always)]
-fn direction(skb: u64, saddr: &[u8; 16], daddr: &[u8; 16]) -> Option<bool> {
-    let sighting = known(skb)?;
-    // SAFETY: a live map value; only the CPU that handles the packet touches it.
-    let packet = unsafe { &(*sighting.followed).tuple };
-    if packet.src == *saddr && packet.dst == *daddr {
-        Some(false)
-    } else if packet.src == *daddr && packet.dst == *saddr {
-        Some(true)
-    } else {
-        None
+/// A look-up for a followed packet.
+struct LookUp {
+    skb: u64,
+    packet: Sighting,
+    /// It is for its way back, not forward.
+    reverse: bool,
+}
+
+impl LookUp {
+    /// From `saddr` to `daddr`; `None`: not for this packet.
+    #[inline(always)]
+    fn of(skb: u64, saddr: &[u8; 16], daddr: &[u8; 16]) -> Option<Self> {
+        let packet = known(skb)?;
+        // SAFETY: a live map value; only the CPU that handles the packet touches it.
+        let tuple = unsafe { &(*packet.followed).tuple };
+        let forward = tuple.src == *saddr && tuple.dst == *daddr;
+        let reverse = tuple.src == *daddr && tuple.dst == *saddr;
+        (forward || reverse).then_some(Self { skb, packet, reverse: !forward })
     }
+
+    #[inline(always)]
+    fn report(&self, detail: Route) {
+        let source = Packet::on_its_device(Skb::<Probe>::new(self.skb as *const u8));
+        let report = Report { point: Point::Route as u8, flags: 0, detail: detail.to_wire() };
+        emit(&source, &self.packet, &report);
+    }
+}
+
+/// The type of the route whose next hop this is, a `struct fib_nh_common`, which leads a `struct fib_nh`
+/// (`include/net/ip_fib.h`, Linux 5.2). 0 where it is not told: of a next hop that is an object of its own, which
+/// has no route, and where it is of IPv6.
+#[inline(always)]
+fn kind<A: Access>(next_hop: *const u8) -> u8 {
+    if A::read::<u8>(next_hop, offset!(nhc_family)) != AF_INET {
+        return 0;
+    }
+    // What cannot be read is 0.
+    let route = Probe::read::<Pointer>(next_hop, offset!(fib_nh_route)).0;
+    Probe::read(route, offset!(fib_info_type))
 }
 
 /// Reads the gateway of a `struct fib_nh_common`.
@@ -95,12 +125,6 @@ fn gateway(common: u64, detail: &mut Route) {
         }
         _ => {}
     }
-}
-
-#[inline(always)]
-fn report(skb: u64, detail: Route) {
-    let skb = Skb::<Probe>::new(skb as *const u8);
-    report_known(&Packet::on_its_device(skb), Point::Route, detail);
 }
 
 /// An IPv4 address in network order, IPv4-mapped.
