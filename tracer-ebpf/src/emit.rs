@@ -137,27 +137,26 @@ fn tell_after_all(known: &Followed) {
     }
 }
 
-/// Sends one event of a followed packet.
+/// Sends one event of a followed packet. Its time; 0: it was not sent.
 #[inline(always)]
-pub fn emit<S: Capture>(source: &S, sighting: &Sighting, report: &Report) {
+pub fn emit<S: Capture>(source: &S, sighting: &Sighting, report: &Report) -> u64 {
     if is_left_out(source, sighting, report) {
-        return;
+        return 0;
     }
     let snaplen = setting!(snaplen);
     if snaplen == 0 || !(S::ALWAYS || setting!(capture_everywhere) != 0) {
-        send::<S, 0>(source, sighting, report, |_| Captured::NONE);
-        return;
+        return send::<S, 0>(source, sighting, report, |_| Captured::NONE);
     }
     // Where whole packets are to be had, room for as much as there is, not for as much as there may be: of
     // 64 KiB each, the ring would be full with a few hundred. Elsewhere only the linear part is, which is
     // seldom longer, and a choice that the verifier cannot make would have it walk this thrice.
     let wanted = if S::ALWAYS { snaplen.min(source.len()) } else { snaplen };
     if wanted <= SMALL as u32 {
-        capture::<S, SMALL>(source, sighting, report, snaplen);
+        capture::<S, SMALL>(source, sighting, report, snaplen)
     } else if wanted <= MEDIUM as u32 || !S::ALWAYS {
-        capture::<S, MEDIUM>(source, sighting, report, snaplen);
+        capture::<S, MEDIUM>(source, sighting, report, snaplen)
     } else {
-        capture::<S, LARGE>(source, sighting, report, snaplen);
+        capture::<S, LARGE>(source, sighting, report, snaplen)
     }
 }
 
@@ -186,24 +185,24 @@ fn capture<S: Capture, const N: usize>(
     sighting: &Sighting,
     report: &Report,
     snaplen: u32,
-) {
+) -> u64 {
     send::<S, N>(source, sighting, report, |into| {
         // SAFETY: `into` has room for `N` bytes, a power of two, and no more are asked for.
         unsafe { source.capture::<N>(into, snaplen.min(N as u32)) }
-    });
+    })
 }
 
-/// `fill` writes at most `N` bytes behind the event.
+/// `fill` writes at most `N` bytes behind the event. Its time; 0: it was not sent.
 #[inline(always)]
 fn send<S: Source, const N: usize>(
     source: &S,
     sighting: &Sighting,
     report: &Report,
     fill: impl FnOnce(*mut u8) -> Captured,
-) {
+) -> u64 {
     // SAFETY: a live map value of integers.
     if state().is_none_or(|state| unsafe { (*state).over } != 0) {
-        return;
+        return 0;
     }
     offer();
     // SAFETY: a live map value; only the CPU that handles the packet touches it.
@@ -225,18 +224,20 @@ fn send<S: Source, const N: usize>(
     known.seen = 1;
     let Some(mut entry) = EVENTS.reserve::<Record<N>>(0) else {
         count(Loss::RingFull);
-        return;
+        return 0;
     };
     known.told = 1;
     if begin {
         tell_after_all(known);
     }
     let record = entry.as_mut_ptr();
+    // SAFETY: no preconditions.
+    let time = unsafe { bpf_ktime_get_ns() };
     // SAFETY: `record` is the reserved memory, wide enough for a `Record<N>`; written field by
     // field, for a copy of the struct would not fit the BPF stack.
     unsafe {
         let e = &raw mut (*record).event;
-        (*e).time = bpf_ktime_get_ns();
+        (*e).time = time;
         (*e).id = known.id;
         (*e).parent = known.parent;
         (*e).skb = source.address();
@@ -273,4 +274,5 @@ fn send<S: Source, const N: usize>(
     if known.begun & flags::FOREIGN != 0 {
         let _ = FOLLOWED.remove(&source.address());
     }
+    time
 }

@@ -89,7 +89,8 @@ fn tell<A: Access>(packet: &Packet<A>, sighting: &Sighting, tagged: u64) {
         detail: detail.to_wire(),
     };
     if connection.is_null() || offset!(nf_conn_status) == ABSENT {
-        return emit(packet, sighting, &report(detail, 0));
+        emit(packet, sighting, &report(detail, 0));
+        return;
     }
     detail.known = 1;
     detail.status = Probe::read::<u64>(connection, offset!(nf_conn_status)) as u32;
