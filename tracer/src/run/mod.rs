@@ -8,6 +8,7 @@ mod containers;
 mod dump;
 mod held;
 mod machine;
+mod memory;
 mod nft_trace;
 mod replay;
 mod rules;
@@ -89,8 +90,10 @@ const MOST_WAITING: usize = 65_536;
 const MODULES_LOOK: Duration = Duration::from_secs(1);
 /// How often whoever looks on is told how it stands.
 const TELL: Duration = Duration::from_secs(1);
-/// How often learned replies are cleared out, and after what silence.
-const LEARNED_SWEEP: Duration = Duration::from_secs(10);
+/// How often free memory is given back and learned replies are cleared out; the first time, what the start took is
+/// free. After what silence replies are.
+const SWEEP: Duration = Duration::from_secs(10);
+const FIRST_SWEEP: Duration = Duration::from_secs(1);
 const LEARNED_IDLE: Duration = Duration::from_secs(120);
 /// How long a packet of which nothing is told can still be dropped.
 const UNTOLD_FOR: Duration = Duration::from_secs(30);
@@ -398,7 +401,7 @@ impl<'a> Trace<'a> {
         let end = self.args.duration.map(|duration| began + duration);
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut next_sweep = began + LEARNED_SWEEP;
+        let mut next_sweep = began + FIRST_SWEEP;
         let mut next_modules = began + MODULES_LOOK;
         let mut next_tell = began + TELL;
         let mut is_more = false;
@@ -413,7 +416,8 @@ impl<'a> Trace<'a> {
                 self.attach_late();
             }
             if Instant::now() >= next_sweep {
-                next_sweep = Instant::now() + LEARNED_SWEEP;
+                next_sweep = Instant::now() + SWEEP;
+                memory::give_back();
                 self.tables.forget_learned(monotonic().saturating_sub(LEARNED_IDLE));
                 self.forget_untold()?;
             }
