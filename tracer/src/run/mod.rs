@@ -671,13 +671,11 @@ impl<'a> Trace<'a> {
             self.ring_full = lost;
             self.assembler.lost_events(now);
         }
-        if !is_more {
-            self.assembler.advance(now, &mut done);
-        }
+        // What still waits may be of journeys that are to be ended or shown now. In a flood there is always more.
+        let until = if is_more { last } else { now };
+        self.assembler.advance(until, &mut done);
         self.retire(done);
         let mut next = Vec::new();
-        // What still waits may be of journeys that started before those that are held.
-        let until = if is_more { last } else { now };
         self.chronicle.release(until, &self.assembler, &mut next);
         self.wait(next);
         self.show_waiting()?;
