@@ -137,26 +137,27 @@ fn tell_after_all(known: &Followed) {
     }
 }
 
-/// Sends one event of a followed packet. Its time; 0: it was not sent.
+/// Sends one event of a followed packet.
 #[inline(always)]
-pub fn emit<S: Capture>(source: &S, sighting: &Sighting, report: &Report) -> u64 {
+pub fn emit<S: Capture>(source: &S, sighting: &Sighting, report: &Report) {
     if is_left_out(source, sighting, report) {
-        return 0;
+        return;
     }
     let snaplen = setting!(snaplen);
     if snaplen == 0 || !(S::ALWAYS || setting!(capture_everywhere) != 0) {
-        return send::<S, 0>(source, sighting, report, |_| Captured::NONE);
+        send::<S, 0>(source, sighting, report, |_| Captured::NONE);
+        return;
     }
     // Where whole packets are to be had, room for as much as there is, not for as much as there may be: of
     // 64 KiB each, the ring would be full with a few hundred. Elsewhere only the linear part is, which is
     // seldom longer, and a choice that the verifier cannot make would have it walk this thrice.
     let wanted = if S::ALWAYS { snaplen.min(source.len()) } else { snaplen };
     if wanted <= SMALL as u32 {
-        capture::<S, SMALL>(source, sighting, report, snaplen)
+        capture::<S, SMALL>(source, sighting, report, snaplen);
     } else if wanted <= MEDIUM as u32 || !S::ALWAYS {
-        capture::<S, MEDIUM>(source, sighting, report, snaplen)
+        capture::<S, MEDIUM>(source, sighting, report, snaplen);
     } else {
-        capture::<S, LARGE>(source, sighting, report, snaplen)
+        capture::<S, LARGE>(source, sighting, report, snaplen);
     }
 }
 
@@ -185,24 +186,24 @@ fn capture<S: Capture, const N: usize>(
     sighting: &Sighting,
     report: &Report,
     snaplen: u32,
-) -> u64 {
+) {
     send::<S, N>(source, sighting, report, |into| {
         // SAFETY: `into` has room for `N` bytes, a power of two, and no more are asked for.
         unsafe { source.capture::<N>(into, snaplen.min(N as u32)) }
-    })
+    });
 }
 
-/// `fill` writes at most `N` bytes behind the event. Its time; 0: it was not sent.
+/// `fill` writes at most `N` bytes behind the event.
 #[inline(always)]
 fn send<S: Source, const N: usize>(
     source: &S,
     sighting: &Sighting,
     report: &Report,
     fill: impl FnOnce(*mut u8) -> Captured,
-) -> u64 {
+) {
     // SAFETY: a live map value of integers.
     if state().is_none_or(|state| unsafe { (*state).over } != 0) {
-        return 0;
+        return;
     }
     offer();
     // SAFETY: a live map value; only the CPU that handles the packet touches it.
@@ -224,20 +225,18 @@ fn send<S: Source, const N: usize>(
     known.seen = 1;
     let Some(mut entry) = EVENTS.reserve::<Record<N>>(0) else {
         count(Loss::RingFull);
-        return 0;
+        return;
     };
     known.told = 1;
     if begin {
         tell_after_all(known);
     }
     let record = entry.as_mut_ptr();
-    // SAFETY: no preconditions.
-    let time = unsafe { bpf_ktime_get_ns() };
     // SAFETY: `record` is the reserved memory, wide enough for a `Record<N>`; written field by
     // field, for a copy of the struct would not fit the BPF stack.
     unsafe {
         let e = &raw mut (*record).event;
-        (*e).time = time;
+        (*e).time = bpf_ktime_get_ns();
         (*e).id = known.id;
         (*e).parent = known.parent;
         (*e).skb = source.address();
@@ -274,5 +273,4 @@ fn send<S: Source, const N: usize>(
     if known.begun & flags::FOREIGN != 0 {
         let _ = FOLLOWED.remove(&source.address());
     }
-    time
 }

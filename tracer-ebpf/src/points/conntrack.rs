@@ -89,8 +89,7 @@ fn tell<A: Access>(packet: &Packet<A>, sighting: &Sighting, tagged: u64) {
         detail: detail.to_wire(),
     };
     if connection.is_null() || offset!(nf_conn_status) == ABSENT {
-        emit(packet, sighting, &report(detail, 0));
-        return;
+        return emit(packet, sighting, &report(detail, 0));
     }
     detail.known = 1;
     detail.status = Probe::read::<u64>(connection, offset!(nf_conn_status)) as u32;

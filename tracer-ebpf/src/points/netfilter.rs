@@ -220,6 +220,8 @@ fn entered<S: Capture>(packet: &S, sighting: &Sighting, state: &State) {
     let followed = unsafe { &mut *sighting.followed };
     followed.hook = Hook { in_hook: 1, hook: state.hook, pf: state.pf, passed: 0 };
     followed.deciding = 0;
+    // SAFETY: no preconditions.
+    followed.hook_since = unsafe { bpf_ktime_get_ns() };
     // Behind POST_ROUTING comes the neighbour, whose tracepoints name no skb; LOCAL_IN and FORWARD
     // are behind the routing decision.
     match state.on_way {
@@ -228,10 +230,7 @@ fn entered<S: Capture>(packet: &S, sighting: &Sighting, state: &State) {
         _ => {}
     }
     let detail = Netfilter { hook: followed.hook, iif: state.iif, oif: state.oif, spent: 0 };
-    let told =
-        emit(packet, sighting, &Report { point: state.point, flags: 0, detail: detail.to_wire() });
-    // SAFETY: no preconditions.
-    followed.hook_since = if told != 0 { told } else { unsafe { bpf_ktime_get_ns() } };
+    emit(packet, sighting, &Report { point: state.point, flags: 0, detail: detail.to_wire() });
 }
 
 /// An observer between two base chains.
