@@ -76,7 +76,7 @@ fn the_type_of_a_route_is_told() -> Result<()> {
 #[test]
 fn the_first_packet_to_where_nobody_expected_it_is_delivered() -> Result<()> {
     let lab = Lab::standard()?;
-    // No one reads it: all that is told of its delivery natively is where the route leads.
+    // No one reads it: all that is told of its delivery, where functions are not watched, is where the route leads.
     let _bound = traffic::udp_socket(lab.netns("c2")?, at(C2, 5353)?)?;
     let records = Trace::during(&lab, &["--ip", C1, "--proto", "udp"], || {
         traffic::udp_send(lab.netns("c1")?, at(C2, 5353)?, 1)

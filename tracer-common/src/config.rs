@@ -97,7 +97,7 @@ offsets! {
     nhc_gw_family: "fib_nh_common", "nhc_gw_family";
     /// Gateway.
     nhc_gw: "fib_nh_common", "nhc_gw";
-    /// Address family that a next hop is a part of: of IPv4 it leads a `struct fib_nh`.
+    /// Family of a next hop: of `AF_INET` it is the first member of a `struct fib_nh`.
     nhc_family: "fib_nh_common", "nhc_family";
     /// The route of an IPv4 next hop; null where the next hop is an object of its own.
     fib_nh_route: "fib_nh", "nh_parent";

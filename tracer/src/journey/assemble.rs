@@ -11,7 +11,7 @@ use lru::LruCache;
 use priority_queue::PriorityQueue;
 
 use super::{
-    Benign, BenignEnd, Branch, Branches, Event, Journey, LostWhy, Outcome, Parent,
+    Benign, BenignEnd, Branch, Branches, Event, HopDetail, Journey, LostWhy, Outcome, Parent,
     flow::{FlowTable, Key, Membership},
     fragments::{Datagram, Fragments},
     hops::{End, Path},
@@ -469,11 +469,13 @@ impl<B: Benign> Assembler<B> {
 }
 
 /// How a journey ended; `quiet`: nothing of it was on its way any more when it was ended; `cut`:
-/// events may be missing at its end, so that silence tells nothing; `pieces`: others, which were
+/// events may be missing at its end, so that silence tells nothing, nor does a look-up of what follows it; `pieces`: others, which were
 /// cut from it, went on in its stead.
 fn outcome(path: &Path, cause: Cause, quiet: bool, cut: bool, pieces: bool) -> Outcome {
     let last = path.last_before_end();
-    let delivered = path.taken.map(|hop| Outcome::Delivered { hop });
+    let is_seen = |hop: &usize| !matches!(path.hops[*hop].detail, HopDetail::Route { .. });
+    let delivered =
+        path.taken.filter(|hop| !cut || is_seen(hop)).map(|hop| Outcome::Delivered { hop });
     let sent = path.sent.filter(|_| !cut).map(|hop| Outcome::Transmitted { hop });
     match path.end {
         End::Drop { hop, reason, location, in_hook } => {
@@ -634,24 +636,24 @@ impl Making {
             What::Socket { .. } => true,
             // A fragment waits here for the others.
             What::IpLocalDeliver => !self.seen.headers(seen).is_fragment(),
-            what => {
-                is_for_here(what)
-                    && !self.seen.headers(seen).is_fragment()
-                    && !self.is_in_hook_of(seen.place.netns)
-            }
+            What::Route { .. } => self.is_routed_here(),
+            _ => false,
         });
         self.end_seen || taken || self.became().is_some()
     }
 
-    /// The last hook of this namespace that was seen of it was not seen to be left.
-    fn is_in_hook_of(&self, netns: u32) -> bool {
-        let mut here = self.seen.iter().rev().filter(|seen| seen.place.netns == netns);
-        here.find_map(|seen| match seen.what {
-            What::HookEnter { .. } => Some(true),
-            What::HookExit { .. } => Some(false),
-            _ => None,
-        })
-        .unwrap_or(false)
+    /// The last that was seen of it are look-ups, one of which leads to a namespace whose hooks are not watched. For
+    /// the way back there may be others behind that.
+    fn is_routed_here(&self) -> bool {
+        let look_ups =
+            self.seen.iter().rev().take_while(|seen| matches!(seen.what, What::Route { .. }));
+        let mut here = look_ups.filter(|seen| is_for_here(&seen.what, self.seen.headers(seen)));
+        here.next().is_some_and(|route| !self.has_met_hooks_of(route.place.netns))
+    }
+
+    fn has_met_hooks_of(&self, netns: u32) -> bool {
+        let mut here = self.seen.iter().filter(|seen| seen.place.netns == netns);
+        here.any(|seen| matches!(seen.what, What::HookEnter { .. }))
     }
 
     /// When to end it, unless something else is heard of it.

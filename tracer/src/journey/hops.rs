@@ -187,10 +187,7 @@ impl Walk {
             }
             return;
         }
-        let taken_here = is_for_here(&what)
-            && !headers.is_fragment()
-            // A rule may have asked.
-            && !self.open.iter().any(|&hook| self.path.hops[hook].place.netns == seen.place.netns);
+        let taken_here = is_for_here(&what, &headers) && !self.has_met_hooks_of(seen.place.netns);
         match &what {
             // It may have been rewritten and then dropped in the same hook.
             What::Drop { hook: Some(_), .. } | What::Conntrack { .. } => {}
@@ -385,6 +382,11 @@ impl Walk {
         let point = if kindly.is_some() { Point::Consume } else { Point::Drop };
         let detail = HopDetail::Drop { reason, location, hook: in_hook };
         self.path.hops.push(seen.hop(point, detail));
+    }
+
+    fn has_met_hooks_of(&self, netns: u32) -> bool {
+        let mut here = self.path.hops.iter().filter(|hop| hop.place.netns == netns);
+        here.any(|hop| matches!(hop.detail, HopDetail::Netfilter { .. }))
     }
 
     fn hook_of(&self, index: usize) -> Option<InHook> {

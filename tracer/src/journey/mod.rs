@@ -24,8 +24,8 @@ use compact_str::CompactString;
 use tracer_common::point::Point;
 
 use crate::event::{
-    Captured, Connection, ConntrackState, Decider, Event, Headers, Hook, HookFamily, InHook,
-    PacketId, Place, Verdict, What,
+    Captured, Connection, ConntrackState, Decider, Event, Family, Headers, Hook, HookFamily,
+    InHook, PacketId, Place, Verdict, What,
 };
 
 /// One packet's way, from where it was first seen to its end.
@@ -121,11 +121,15 @@ fn is_delivery(hook: &InHook) -> bool {
     hook.hook == Hook::Input && matches!(hook.family, HookFamily::Ipv4 | HookFamily::Ipv6)
 }
 
-/// A look-up that says the packet is for this namespace: its stack takes it, or somebody is heard to drop it. It may
-/// be all that is seen of that, where the namespace's hooks are not watched, or not yet.
-fn is_for_here(what: &What) -> bool {
+/// A look-up that says a packet of IP is for this namespace: its stack takes it, or somebody is heard to drop it. Where
+/// no hook of the namespace was seen, they are not watched, or not yet, and it may be all that tells of the delivery.
+fn is_for_here(what: &What, headers: &Headers) -> bool {
     // RTN_LOCAL, RTN_BROADCAST (include/uapi/linux/rtnetlink.h).
     matches!(what, What::Route { kind: 2 | 3, error: 0, reverse: false, .. })
+        // To ask for an address, ARP looks it up as well.
+        && matches!(headers.family, Family::Ipv4 | Family::Ipv6)
+        // A fragment waits here for the others.
+        && !headers.is_fragment()
 }
 
 /// Every drop is one.

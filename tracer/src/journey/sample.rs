@@ -123,6 +123,11 @@ pub(crate) fn route(oif: u32, error: i32, kind: u8) -> What {
     What::Route { table: 254, gateway: None, oif, kind, error, reverse: false }
 }
 
+/// The look-up of the reverse path.
+pub(crate) fn reverse_route() -> What {
+    What::Route { table: 254, gateway: None, oif: 2, kind: 1, error: 0, reverse: true }
+}
+
 /// The events of one packet, microseconds apart.
 pub(crate) struct Packet {
     id: u64,

@@ -767,16 +767,33 @@ fn where_no_hook_is_watched_a_look_up_tells_that_it_is_delivered() {
     const LOCAL: u8 = 2;
     let routed = |kind, error| ping().see(What::DevReceive).see(route(0, error, kind));
     assert_eq!(one(routed(LOCAL, 0)).outcome, Outcome::Delivered { hop: 1 });
+    // Behind it the reverse path is looked up.
+    assert_eq!(one(routed(LOCAL, 0).see(reverse_route())).outcome, Outcome::Delivered { hop: 1 });
     assert!(matches!(one(routed(1, 0)).outcome, Outcome::Lost { .. }));
     assert!(matches!(one(routed(LOCAL, -22)).outcome, Outcome::Lost { .. }));
     // Refused behind it, after all.
     let refused = one(routed(LOCAL, 0).see(drop(9, None)));
     assert!(matches!(refused.outcome, Outcome::Dropped { hop: 1, .. }));
-    // A rule asks whether the address is one of this machine (`fib daddr type local`).
+    // Where hooks are watched LOCAL_IN would have been seen; a rule may have asked for the route.
     let asked = ping().see(enter(Hook::Prerouting)).see(route(0, 0, LOCAL));
     assert!(matches!(one(asked).outcome, Outcome::Lost { .. }));
-    let left = ping().see(enter(Hook::Prerouting)).see(exit(Hook::Prerouting));
-    assert_eq!(one(left.see(route(0, 0, LOCAL))).outcome, Outcome::Delivered { hop: 1 });
+    // Whose address is asked for is looked up, too.
+    let request = packet(1, arp("10.0.0.1", "10.0.0.2", 1)).see(What::DevReceive);
+    let request = one(request.see(route(0, 0, LOCAL)).see(consume()));
+    assert_eq!(request.outcome, Outcome::Consumed { hop: 1 });
+}
+
+#[test]
+fn after_a_loss_a_look_up_tells_nothing_of_what_followed() {
+    let mut assembler = Assembler::new(LIMITS, ());
+    let mut done = Vec::new();
+    for event in ping().see(What::DevReceive).see(route(0, 0, 2)).events() {
+        assembler.push(event, &mut done);
+    }
+    assembler.lost_events(50 * MS);
+    assembler.advance(10_000 * MS, &mut done);
+    assert!(matches!(done[0].outcome, Outcome::Lost { .. }));
+    assert!(!done[0].complete);
 }
 
 #[test]
@@ -784,11 +801,12 @@ fn delivery_by_the_stack_is_known_as_soon_as_by_a_hook() {
     let whole = udp("10.0.0.1", 1, "10.0.0.2", 2);
     let later = Headers { later_fragment: true, ..whole };
     let first = Headers { more_fragments: true, ..whole };
-    for told in [What::IpLocalDeliver, route(0, 0, 2)] {
+    for told in [vec![What::IpLocalDeliver], vec![route(0, 0, 2), reverse_route()]] {
         let mut assembler = Assembler::new(LIMITS, ());
         let mut done = Vec::new();
         for (id, headers) in [(1, whole), (2, later), (3, first)] {
-            for event in packet(id, headers).starting(0).see(told.clone()).events() {
+            let seen = packet(id, headers).starting(0);
+            for event in told.iter().cloned().fold(seen, Packet::see).events() {
                 assembler.push(event, &mut done);
             }
         }

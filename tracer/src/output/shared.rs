@@ -1,28 +1,37 @@
 //! What many records have in common, held once, and written as JSON once: of a hop's JSON the names of its place are
 //! the larger part.
 
-use std::{ops::Deref, sync::Arc};
+use std::{
+    borrow::Cow,
+    ops::Deref,
+    sync::{Arc, OnceLock},
+};
 
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::{RawValue, to_raw_value};
 
 /// A part that is in many records; in JSON the part itself. To clone it copies nothing.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Shared<T>(Arc<Part<T>>);
 
 #[derive(Debug)]
 struct Part<T> {
     value: T,
-    /// What it is in JSON, where it is likely to be written often.
-    json: Option<Box<RawValue>>,
+    /// What it is in JSON, once that was asked for; `None`: it is to be written anew each time.
+    json: Option<OnceLock<Option<Box<RawValue>>>>,
 }
 
-impl<T: Serialize> Shared<T> {
+impl<T> Shared<T> {
     /// For many records.
     pub fn new(value: T) -> Self {
-        let json = to_raw_value(&value).ok();
-        Self(Arc::new(Part { value, json }))
+        Self(Arc::new(Part { value, json: Some(OnceLock::new()) }))
+    }
+}
+
+impl<T> Clone for Shared<T> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
     }
 }
 
@@ -36,9 +45,12 @@ impl<T> Deref for Shared<T> {
 
 impl<T: Serialize> Serialize for Shared<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match &self.0.json {
+        let Part { value, json } = &*self.0;
+        let written =
+            json.as_ref().and_then(|json| json.get_or_init(|| to_raw_value(value).ok()).as_ref());
+        match written {
             Some(json) => json.serialize(serializer),
-            None => self.0.value.serialize(serializer),
+            None => value.serialize(serializer),
         }
     }
 }
@@ -56,11 +68,11 @@ impl<T: JsonSchema> JsonSchema for Shared<T> {
         T::inline_schema()
     }
 
-    fn schema_name() -> std::borrow::Cow<'static, str> {
+    fn schema_name() -> Cow<'static, str> {
         T::schema_name()
     }
 
-    fn schema_id() -> std::borrow::Cow<'static, str> {
+    fn schema_id() -> Cow<'static, str> {
         T::schema_id()
     }
 

@@ -417,7 +417,10 @@ impl<'a> Trace<'a> {
             }
             if Instant::now() >= next_sweep {
                 next_sweep = Instant::now() + SWEEP;
-                memory::give_back();
+                // In a flood it would be taken again at once.
+                if !is_more {
+                    memory::give_back();
+                }
                 self.tables.forget_learned(monotonic().saturating_sub(LEARNED_IDLE));
                 self.forget_untold()?;
             }
@@ -671,7 +674,8 @@ impl<'a> Trace<'a> {
             self.ring_full = lost;
             self.assembler.lost_events(now);
         }
-        // What still waits may be of journeys that are to be ended or shown now. In a flood there is always more.
+        // In a flood there is always more: then what was taken tells how far time has come, for what still waits may be
+        // of journeys that would be ended or shown now.
         let until = if is_more { last } else { now };
         self.assembler.advance(until, &mut done);
         self.retire(done);
