@@ -469,8 +469,8 @@ impl<B: Benign> Assembler<B> {
 }
 
 /// How a journey ended; `quiet`: nothing of it was on its way any more when it was ended; `cut`:
-/// events may be missing at its end, so that silence tells nothing, nor does a look-up of what follows it; `pieces`: others, which were
-/// cut from it, went on in its stead.
+/// events may be missing at its end, so that silence tells nothing, nor does a look-up of what follows
+/// it; `pieces`: others, which were cut from it, went on in its stead.
 fn outcome(path: &Path, cause: Cause, quiet: bool, cut: bool, pieces: bool) -> Outcome {
     let last = path.last_before_end();
     let is_seen = |hop: &usize| !matches!(path.hops[*hop].detail, HopDetail::Route { .. });

@@ -90,10 +90,11 @@ const MOST_WAITING: usize = 65_536;
 const MODULES_LOOK: Duration = Duration::from_secs(1);
 /// How often whoever looks on is told how it stands.
 const TELL: Duration = Duration::from_secs(1);
-/// How often free memory is given back and learned replies are cleared out; the first time, what the start took is
-/// free. After what silence replies are.
+/// How often free memory is given back and learned replies are cleared out, and when first: by then what the start
+/// took is free.
 const SWEEP: Duration = Duration::from_secs(10);
 const FIRST_SWEEP: Duration = Duration::from_secs(1);
+/// After what silence learned replies are cleared out.
 const LEARNED_IDLE: Duration = Duration::from_secs(120);
 /// How long a packet of which nothing is told can still be dropped.
 const UNTOLD_FOR: Duration = Duration::from_secs(30);
