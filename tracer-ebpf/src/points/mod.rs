@@ -185,9 +185,14 @@ impl<A: Access> Capture for Packet<A> {
 #[inline(always)]
 fn report_known<S: Capture>(source: &S, point: Point, detail: impl Detail) {
     if let Some(sighting) = known(source.address()) {
-        let report = Report { point: point as u8, flags: 0, detail: detail.to_wire() };
-        emit(source, &sighting, &report);
+        report(source, &sighting, point, detail);
     }
+}
+
+/// Reports a packet that is followed.
+#[inline(always)]
+fn report<S: Capture>(source: &S, sighting: &Sighting, point: Point, detail: impl Detail) {
+    emit(source, sighting, &Report { point: point as u8, flags: 0, detail: detail.to_wire() });
 }
 
 /// Reports a packet that a kernel function was called with, if it is followed.

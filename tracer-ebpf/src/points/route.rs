@@ -2,14 +2,10 @@
 //! CPU is taking from its reception to LOCAL_IN or FORWARD, and only when the addresses agree.
 
 use aya_ebpf::programs::BtfTracePointContext;
-use tracer_common::{
-    event::detail::{Detail as _, Route},
-    point::Point,
-};
+use tracer_common::{event::detail::Route, point::Point};
 
-use super::Packet;
+use super::{Packet, report};
 use crate::{
-    emit::{Report, emit},
     skb::{Access, Pointer, Probe, Skb, offset, read_into},
     track::{Sighting, arriving, known},
 };
@@ -92,8 +88,7 @@ impl LookUp {
     #[inline(always)]
     fn report(&self, detail: Route) {
         let source = Packet::on_its_device(Skb::<Probe>::new(self.skb as *const u8));
-        let report = Report { point: Point::Route as u8, flags: 0, detail: detail.to_wire() };
-        emit(&source, &self.packet, &report);
+        report(&source, &self.packet, Point::Route, detail);
     }
 }
 
