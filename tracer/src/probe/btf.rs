@@ -1,51 +1,18 @@
 //! The running kernel's types: those of the kernel image, and those of the modules that have watched
 //! functions, which describe only what the image does not (split BTF, Linux 5.11).
 
-use std::{collections::BTreeMap, fs, path::Path, thread};
+use std::{collections::BTreeMap, fs, path::Path};
 
 use anyhow::Context as _;
-use aya::EbpfLoader;
 use btf_rs::{Btf, BtfType, Type};
 
-use super::{functions, joined};
+use super::functions;
 
 /// Where the kernel keeps its BTF, a file for the image and one for each module.
 const DIRECTORY: &str = "/sys/kernel/btf";
 
 /// Where the kernel keeps the image's.
 const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
-
-/// The running kernel's types, each reading of them for its own use. Together they are the longest
-/// part of a start, and read at once.
-pub struct Types {
-    /// Structures and their fields, functions, enums and their names.
-    pub kernel: KernelTypes,
-    /// What tracepoints are found by.
-    pub(super) names: aya::Btf,
-    /// Reads them too, on being made.
-    pub(super) loader: EbpfLoader<'static>,
-}
-
-impl Types {
-    /// Reads them.
-    ///
-    /// # Errors
-    /// When this kernel has no BTF.
-    pub fn read() -> anyhow::Result<Self> {
-        let types = image()?;
-        let (kernel, names, loader) = thread::scope(|scope| {
-            let names = scope.spawn(|| aya::Btf::parse(&types, aya::Endianness::default()));
-            let loader = scope.spawn(EbpfLoader::new);
-            let kernel = KernelTypes::parse(&types);
-            (kernel, joined(names), joined(loader))
-        });
-        Ok(Self {
-            kernel: kernel?,
-            names: names.with_context(|| format!("{VMLINUX} is not BTF that aya can read"))?,
-            loader,
-        })
-    }
-}
 
 fn image() -> anyhow::Result<Vec<u8>> {
     fs::read(VMLINUX).with_context(|| {
@@ -62,6 +29,15 @@ pub struct TypedFunction {
     pub module: Option<String>,
 }
 
+/// A tracepoint that BTF describes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TypedTracepoint {
+    /// Number of its `BTF_KIND_TYPEDEF` (`btf_trace_NAME`).
+    pub id: u32,
+    /// How many arguments it hands to a program, its context data not counted.
+    pub arguments: usize,
+}
+
 /// Structures, functions and enums of the image and of modules.
 pub struct KernelTypes {
     /// The image's.
@@ -73,16 +49,12 @@ pub struct KernelTypes {
 }
 
 impl KernelTypes {
-    /// Reads them, for those who need nothing else.
+    /// Reads them.
     ///
     /// # Errors
     /// When this kernel has no BTF.
     pub fn read() -> anyhow::Result<Self> {
-        Self::parse(&image()?)
-    }
-
-    fn parse(image: &[u8]) -> anyhow::Result<Self> {
-        let image = Btf::from_bytes(image)
+        let image = Btf::from_bytes(&image()?)
             .with_context(|| format!("{VMLINUX} is not BTF that pathtrace can read"))?;
         let read = |module: &'static str| {
             let path = Path::new(DIRECTORY).join(module);
@@ -123,6 +95,23 @@ impl KernelTypes {
         self.modules.iter().find_map(|(module, types)| {
             let id = function_id(types, name)?;
             Some(TypedFunction { id, module: Some(module.clone()) })
+        })
+    }
+
+    /// The image's tracepoint of this name.
+    pub fn tracepoint(&self, name: &str) -> Option<TypedTracepoint> {
+        let types = &self.image;
+        let ids = types.resolve_ids_by_name(&format!("btf_trace_{name}")).ok()?;
+        ids.into_iter().find_map(|id| {
+            let Type::Typedef(typedef) = types.resolve_type_by_id(id).ok()? else { return None };
+            let pointer = types.resolve_chained_type(&typedef).ok()?;
+            match types.resolve_chained_type(pointer.as_btf_type()?).ok()? {
+                Type::FuncProto(prototype) => {
+                    let arguments = prototype.parameters.len().saturating_sub(1);
+                    Some(TypedTracepoint { id, arguments })
+                }
+                _ => None,
+            }
         })
     }
 
@@ -184,6 +173,14 @@ fn pointee(types: &Btf, of: &dyn BtfType) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn arguments_of_tracepoints_are_counted_without_the_context() {
+        let types = KernelTypes::read().unwrap();
+
+        assert_eq!(types.tracepoint("net_dev_queue").map(|found| found.arguments), Some(1));
+        assert_eq!(types.tracepoint("no_such_tracepoint"), None);
+    }
 
     #[test]
     fn functions_and_their_arguments_are_found() {

@@ -14,39 +14,40 @@ pub mod nft_trace;
 mod offers;
 mod offsets;
 mod own;
+mod sources;
 mod sys;
 mod tables;
+mod tracepoints;
 mod watches;
 
 use std::{
-    borrow::Cow,
     collections::HashMap,
-    os::fd::{AsFd as _, OwnedFd},
+    os::fd::AsFd as _,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread::{self, ScopedJoinHandle},
 };
 
 use anyhow::{Context as _, anyhow};
 use aya::{
-    Ebpf, EbpfLoader,
+    Ebpf,
     maps::{Array, MapData, PerCpuArray, RingBuf},
     programs::{
-        BtfTracePoint, LinkOrder, Program, ProgramError, SchedClassifier, TcAttachType,
+        LinkOrder, Program, ProgramError, SchedClassifier, TcAttachType,
         tc::{SchedClassifierLink, TcAttachOptions},
     },
 };
 use aya_log::EbpfLogger;
 use brackets::Brackets;
 pub use brackets::{HookOccupants, Occupied};
-pub use btf::Types;
 use clsact::Side;
 pub use expression::{Code, TooMuch};
 use mechanism::LEFT_OUT;
 pub use mechanism::{Mechanism, Mechanisms};
 pub use offers::{Aside, Function, Offer};
 use own::Constants;
-use sys::Kind;
+pub use sources::Sources;
 pub use tables::Tables;
+use tracepoints::Tracepoints;
 use tracer_common::{
     config::{Arguments, Offsets, Settings, State},
     event::{Loss, Spared},
@@ -69,22 +70,6 @@ pub const RING_BYTES: std::ops::RangeInclusive<u32> = 64 << 10..=1 << 30;
 
 /// Waiting bytes at which pathtrace is woken; in a small ring buffer, a quarter of it.
 const WAKE_BYTES: u32 = 256 << 10;
-
-/// The tracepoints: program, tracepoint, the points that it shows, and the least number of
-/// arguments that it must hand over.
-const TRACEPOINTS: &[(&str, &str, Point, usize)] = &[
-    ("dev_queue", "net_dev_queue", Point::DevQueue, 1),
-    ("dev_xmit", "net_dev_start_xmit", Point::DevXmit, 2),
-    ("dev_receive", "netif_receive_skb", Point::DevReceive, 1),
-    ("qdisc_enqueue", "qdisc_enqueue", Point::QdiscEnqueue, 3),
-    ("qdisc_dequeue", "qdisc_dequeue", Point::QdiscDequeue, 4),
-    ("route", "fib_table_lookup", Point::Route, 4),
-    ("route6", "fib6_table_lookup", Point::Route, 4),
-    ("neigh", "neigh_event_send_done", Point::Neigh, 2),
-    ("socket", "skb_copy_datagram_iovec", Point::Socket, 2),
-    ("drop", "kfree_skb", Point::Drop, 2),
-    ("consume", "consume_skb", Point::Consume, 1),
-];
 
 /// The tc programs and their points.
 const TC: [(&str, Point); 2] = [("tc_ingress", Point::TcIngress), ("tc_egress", Point::TcEgress)];
@@ -155,6 +140,17 @@ struct Job<'a> {
     load: Box<dyn FnOnce() -> anyhow::Result<()> + Send + 'a>,
 }
 
+impl<'a> Job<'a> {
+    /// One that keeps for itself what becomes of it.
+    fn aside(load: impl FnOnce() + Send + 'a) -> Self {
+        let load = move || {
+            load();
+            Ok(())
+        };
+        Self { offer: None, load: Box::new(load) }
+    }
+}
+
 /// Loads them all; which offers do not hold, and why.
 fn run(mut jobs: Vec<Job<'_>>) -> Vec<(usize, anyhow::Error)> {
     let workers = thread::available_parallelism().map_or(1, usize::from).min(jobs.len());
@@ -192,11 +188,10 @@ pub struct Probes {
     ebpf: Ebpf,
     netfilter: netfilter::Programs,
     watches: Watches,
-    /// By tracepoint, those that are watched without types.
-    raw: HashMap<&'static str, RawTracepoint>,
+    tracepoints: Tracepoints,
     /// Which observers stand where.
     pub brackets: Brackets,
-    /// Those of [`TRACEPOINTS`], then of tc, then of netfilter links.
+    /// Those of tc, then of netfilter links.
     offers: Vec<(Point, Result<Mechanism, String>)>,
     /// How tc can be watched.
     tc: Option<Mechanism>,
@@ -220,10 +215,10 @@ impl Probes {
     ///
     /// # Errors
     /// When tracing is not possible at all: no permission, a kernel that refuses the maps.
-    pub fn load(request: &Request, types: Types) -> anyhow::Result<Self> {
-        let Types { kernel, names, loader } = types;
+    pub fn load(request: &Request, sources: Sources) -> anyhow::Result<Self> {
+        let Sources { kernel, mut loader, compiled } = sources;
         let arguments =
-            |tracepoint| offsets::tracepoint_arguments(&kernel.image, tracepoint).unwrap_or(0);
+            |tracepoint| kernel.tracepoint(tracepoint).map_or(0, |found| found.arguments);
         let allowed = request.mechanisms;
         let settings = Settings {
             snaplen: request.snaplen,
@@ -237,10 +232,6 @@ impl Probes {
             expression: request.expression.as_ref().map_or(mode::NONE, Code::mode),
             expression_bytes: request.expression.as_ref().map_or(0, Code::bytes),
         };
-        let object = match &request.expression {
-            Some(code) => code.put_into(OBJECT)?,
-            None => Cow::Borrowed(OBJECT),
-        };
         // The kernel side's own log: off, its calls are not even loaded.
         let logs = log::log_enabled!(log::Level::Debug);
         let log_level: u8 = if logs { aya_log::Level::Debug as u8 } else { 0 };
@@ -252,7 +243,6 @@ impl Probes {
             log_level,
         };
         constants.know(&kernel);
-        let mut loader: EbpfLoader<'_> = loader;
         for (name, bytes) in constants.globals() {
             loader.override_global(name, bytes, true);
         }
@@ -260,41 +250,21 @@ impl Probes {
             .map_max_entries("EVENTS", request.ring_bytes)
             .map_max_entries("FOLLOWED", request.tracked)
             .btf(None)
-            .load(&object)
+            .load(compiled.bytes())
             .context("the kernel refused pathtrace's maps")?;
-        let own = Arc::new(own::Programs::prepare(object, &ebpf)?);
+        let own = Arc::new(own::Programs::prepare(compiled, &ebpf)?);
         let mut netfilter = netfilter::Programs::new(own.clone());
         let mut watches = Watches::plan(own.clone(), &kernel, constants, allowed);
+
+        let mut tracepoints = Tracepoints::plan(&kernel);
 
         // Each goes through the verifier by itself: as many at a time as there are processors.
         let mut jobs: Vec<Job<'_>> = Vec::new();
         let mut offers = Vec::new();
-        // The tracepoints that this kernel has.
-        let mut present = Vec::new();
+        jobs.extend(tracepoints.loading(&own, allowed).map(Job::aside));
+        jobs.extend(watches.loading().map(Job::aside));
         let mut programs: HashMap<String, &mut Program> =
             ebpf.programs_mut().map(|(name, program)| (name.to_owned(), program)).collect();
-        for (name, tracepoint, point, arguments) in TRACEPOINTS {
-            let how = match offsets::tracepoint_arguments(&kernel.image, tracepoint) {
-                None => Err(format!("this kernel has no tracepoint {tracepoint}")),
-                Some(n) if n < *arguments => Err(format!(
-                    "tracepoint {tracepoint} has {n} arguments, {arguments} are needed"
-                )),
-                Some(_) => {
-                    present.push(offers.len());
-                    match programs.remove(*name) {
-                        _ if !allowed.allow(Mechanism::TpBtf) => Err(LEFT_OUT.to_owned()),
-                        None => Err(format!("the kernel side has no program {name}")),
-                        Some(program) => {
-                            let (names, offer) = (&names, offers.len());
-                            let load = move || load_tracepoint(program, name, tracepoint, names);
-                            jobs.push(Job { offer: Some(offer), load: Box::new(load) });
-                            Ok(Mechanism::TpBtf)
-                        }
-                    }
-                }
-            };
-            offers.push((*point, how));
-        }
         let tc = [Mechanism::Tcx, Mechanism::Clsact]
             .into_iter()
             .find(|tc| allowed.allow(*tc) && (*tc != Mechanism::Tcx || tcx_supported()))
@@ -316,13 +286,6 @@ impl Probes {
         let with_links = allowed.allow(Mechanism::NetfilterLink);
         let links = if with_links { Ok(Mechanism::NetfilterLink) } else { Err(LEFT_OUT.into()) };
         offers.extend(HOOKS.map(|point| (point, links.clone())));
-        for load in watches.loading() {
-            let load = move || {
-                load();
-                Ok(())
-            };
-            jobs.push(Job { offer: None, load: Box::new(load) });
-        }
         if with_links {
             jobs.push(Job { offer: Some(first_hook), load: Box::new(|| netfilter.check()) });
         }
@@ -330,37 +293,25 @@ impl Probes {
         for (offer, why) in run(jobs) {
             offers[offer].1 = Err(one_line(&why));
         }
-        let mut raw = HashMap::new();
-        if allowed.allow(Mechanism::RawTracepoint) {
-            for at in present {
-                let (program, tracepoint, ..) = TRACEPOINTS[at];
-                if offers[at].1.is_err()
-                    && let Some(loaded) = load_raw(&own, program)
-                {
-                    offers[at].1 = Ok(Mechanism::RawTracepoint);
-                    raw.insert(tracepoint, RawTracepoint { program: loaded, link: None });
-                }
-            }
-        }
         let hooks = offers[first_hook].1.clone();
         for (_, how) in &mut offers[first_hook..] {
             *how = hooks.clone();
         }
         // Hundreds of thousands of types: what it takes to free them nobody need wait for.
-        thread::spawn(move || drop((kernel, names)));
+        thread::spawn(move || drop(kernel));
         let log = if logs {
             let log = EbpfLogger::init(&mut ebpf);
             log.inspect_err(|e| log::warn!("cannot read the kernel side's log: {e}")).ok()
         } else {
             None
         };
-        let is_told = |point| offers.iter().any(|(p, how)| *p == point && how.is_ok());
+        let is_told = |point| tracepoints.offers().any(|(p, how)| p == point && how.is_ok());
         let tc_everywhere = request.tc || !is_told(Point::DevQueue) || !is_told(Point::DevReceive);
         Ok(Self {
             ebpf,
             netfilter,
             watches,
-            raw,
+            tracepoints,
             brackets: Brackets::default(),
             offers,
             leaves_filters: tc == Ok(Mechanism::Clsact),
@@ -378,7 +329,8 @@ impl Probes {
     /// What this kernel offers, point by point. A point that several programs show is there when
     /// any of them is.
     pub fn offers(&self) -> Vec<Offer> {
-        let mut programs = self.offers.clone();
+        let mut programs: Vec<_> = self.tracepoints.offers().collect();
+        programs.extend(self.offers.iter().cloned());
         // The end of a hook tells both where the functions that do it are not watched.
         for point in [Point::Conntrack, Point::Nat] {
             if self.netfilter_works && !self.watches.sees(point) {
@@ -398,17 +350,7 @@ impl Probes {
     /// # Errors
     /// When the kernel refuses one that it has loaded.
     pub fn attach_tracepoints(&mut self) -> anyhow::Result<()> {
-        let offered = self.offers.iter().zip(TRACEPOINTS);
-        for ((_, how), (program, tracepoint, ..)) in offered {
-            let said = || format!("cannot attach to tracepoint {tracepoint}");
-            if let Some(raw) = self.raw.get_mut(tracepoint) {
-                let link = sys::attach_raw_tracepoint(raw.program.as_fd(), tracepoint);
-                raw.link = Some(link.with_context(said)?);
-            } else if how.is_ok() {
-                tracepoint_program(&mut self.ebpf, program)?.attach().with_context(said)?;
-            }
-        }
-        Ok(())
+        self.tracepoints.attach()
     }
 
     /// Attaches to kernel functions. What this kernel refuses is left out, and told by
@@ -646,14 +588,10 @@ impl Probes {
         of_aya
             .chain(self.netfilter.descriptors())
             .chain(self.watches.descriptors())
-            .chain(self.raw.values().map(|raw| raw.program.as_fd()))
+            .chain(self.tracepoints.descriptors())
             .filter_map(|fd| sys::recursion_misses(fd).ok())
             .sum()
     }
-}
-
-fn tracepoint_program<'a>(ebpf: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut BtfTracePoint> {
-    of_type(program(ebpf, name)?, name)
 }
 
 fn tc_program<'a>(ebpf: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut SchedClassifier> {
@@ -669,29 +607,6 @@ where
     &'a mut T: TryFrom<&'a mut Program, Error = ProgramError>,
 {
     program.try_into().with_context(|| format!("program {name} is of another type"))
-}
-
-fn load_tracepoint(
-    program: &mut Program,
-    name: &str,
-    tracepoint: &str,
-    names: &aya::Btf,
-) -> anyhow::Result<()> {
-    let program: &mut BtfTracePoint = of_type(program, name)?;
-    program.load(tracepoint, names).map_err(|e| rejected(name, &e))
-}
-
-/// A program at a tracepoint, and what holds it there.
-struct RawTracepoint {
-    program: OwnedFd,
-    link: Option<OwnedFd>,
-}
-
-/// The form of a tracepoint's program without types, if this kernel takes it.
-fn load_raw(own: &own::Programs, program: &str) -> Option<OwnedFd> {
-    let name = format!("{program}__raw");
-    let loaded = sys::load(&name, own.get(&name)?, Kind::RawTracepoint);
-    loaded.inspect_err(|why| log::debug!("the kernel refused program {name}: {why}")).ok()
 }
 
 fn load_tc(program: &mut Program, name: &str) -> anyhow::Result<()> {

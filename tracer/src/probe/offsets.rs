@@ -89,21 +89,6 @@ fn strip(btf: &Btf, mut t: Type) -> Option<Type> {
     Some(t)
 }
 
-/// How many arguments a tracepoint hands to a BTF-typed program on this kernel, its context data
-/// not counted; `None` where the kernel has no such tracepoint.
-pub fn tracepoint_arguments(btf: &Btf, tracepoint: &str) -> Option<usize> {
-    let typedef = btf
-        .resolve_types_by_name(&format!("btf_trace_{tracepoint}"))
-        .ok()?
-        .into_iter()
-        .find(|t| matches!(t, Type::Typedef(_)))?;
-    let pointer = btf.resolve_chained_type(typedef.as_btf_type()?).ok()?;
-    match btf.resolve_chained_type(pointer.as_btf_type()?).ok()? {
-        Type::FuncProto(prototype) => Some(prototype.parameters.len().saturating_sub(1)),
-        _ => None,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use tracer_common::config::ABSENT;
@@ -126,13 +111,5 @@ mod tests {
 
         assert_eq!(field(&btf, "sk_buff", "no_such_member"), None);
         assert_eq!(field(&btf, "no_such_struct", "len"), None);
-    }
-
-    #[test]
-    fn arguments_are_counted_without_the_context() {
-        let btf = Btf::from_file("/sys/kernel/btf/vmlinux").unwrap();
-
-        assert_eq!(tracepoint_arguments(&btf, "net_dev_queue"), Some(1));
-        assert_eq!(tracepoint_arguments(&btf, "no_such_tracepoint"), None);
     }
 }

@@ -1,10 +1,10 @@
-//! Programs that aya cannot load: netfilter programs, those of kernel functions, which are loaded
-//! once for each target, and those of tracepoints without types. They are taken out of the same
-//! object that aya loaded, bound to the maps that aya made, and go to the kernel by
+//! Programs that aya does not load. It cannot load netfilter programs and those of kernel functions, which are
+//! loaded once for each target; and to find a tracepoint it would have the kernel's types read once more. They are
+//! taken out of the same object that aya loaded, bound to the maps that aya made, and go to the kernel by
 //! [`sys`](super::sys).
 //!
-//! In the object they stand in sections that aya parses and never loads (`classifier/NAME`); their names
-//! tell what they are: `nf_*` for hooks, and a point's or function's name with one of [`FORMS`].
+//! In the object most stand in sections that aya parses and never loads (`classifier/NAME`); their names
+//! tell what they are: `nf_*` for hooks, a tracepoint's or function's name, and where it has several forms, which.
 
 use std::{
     borrow::Cow,
@@ -21,10 +21,7 @@ use tracer_common::{
     filter::Filter,
 };
 
-use super::{btf::KernelTypes, layouts, offsets, sys};
-
-/// What the names of programs end in that have several forms.
-const FORMS: [&str; 5] = ["__fentry", "__fexit", "__kprobe", "__kretprobe", "__raw"];
+use super::{TC, btf::KernelTypes, layouts, offsets, sys};
 
 /// The section of constants.
 const CONSTANTS: &str = ".rodata";
@@ -69,10 +66,33 @@ impl Constants {
     }
 }
 
+/// The kernel side, read.
+pub struct Compiled {
+    bytes: Arc<Cow<'static, [u8]>>,
+    object: Object,
+}
+
+impl Compiled {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// When it is no object of BPF programs.
+    pub fn read(bytes: impl Into<Arc<Cow<'static, [u8]>>>) -> anyhow::Result<Self> {
+        let bytes = bytes.into();
+        let object = Object::parse(&bytes).context("cannot parse the kernel side")?;
+        Ok(Self { bytes, object })
+    }
+
+    /// As it was read.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
 /// Programs by name, ready to be loaded.
 pub struct Programs {
     /// What they are taken from.
-    object: Arc<Cow<'static, [u8]>>,
+    compiled: Arc<Cow<'static, [u8]>>,
     instructions: HashMap<String, Vec<bpf_insn>>,
     /// The maps that they are bound to.
     maps: Arc<Maps>,
@@ -84,19 +104,19 @@ pub struct Programs {
 struct Maps(HashMap<String, OwnedFd>);
 
 impl Programs {
-    /// Takes them out of `object`, bound to the maps of `ebpf`, which was loaded from the same
+    /// Takes them out of `compiled`, bound to the maps of `ebpf`, which was loaded from the same
     /// bytes.
     ///
     /// # Errors
-    /// When the object cannot be relocated.
-    pub fn prepare(object: Cow<'static, [u8]>, ebpf: &Ebpf) -> anyhow::Result<Self> {
+    /// When it cannot be relocated.
+    pub fn prepare(compiled: Compiled, ebpf: &Ebpf) -> anyhow::Result<Self> {
         let mut maps = HashMap::new();
         for (name, map) in ebpf.maps() {
             if let Some(fd) = descriptor(map) {
                 maps.insert(name.to_owned(), fd.try_clone_to_owned()?);
             }
         }
-        Self::link(Arc::new(object), None, Arc::new(Maps(maps)))
+        Self::link(compiled, None, Arc::new(Maps(maps)))
     }
 
     /// The same with other constants: what is loaded keeps those that it has.
@@ -104,18 +124,18 @@ impl Programs {
     /// # Errors
     /// When the kernel refuses the map that holds them.
     pub fn with(&self, constants: &Constants) -> anyhow::Result<Self> {
-        Self::link(self.object.clone(), Some(constants), self.maps.clone())
+        Self::link(Compiled::read(self.compiled.clone())?, Some(constants), self.maps.clone())
     }
 
     fn link(
-        from: Arc<Cow<'static, [u8]>>,
+        compiled: Compiled,
         constants: Option<&Constants>,
         made: Arc<Maps>,
     ) -> anyhow::Result<Self> {
-        let mut object = Object::parse(&from).context("cannot parse the kernel side")?;
+        let Compiled { bytes, mut object } = compiled;
         let constants = constants.map(|constants| written(&mut object, constants)).transpose()?;
         let sections = object.functions.keys().map(|(section, _)| *section).collect();
-        object.programs.retain(|name, _| is_own(name));
+        object.programs.retain(|name, _| !TC.iter().any(|(tc, _)| tc == name));
         let maps = std::mem::take(&mut object.maps);
         let bound = maps.iter().filter_map(|(name, map)| {
             let own = constants.as_ref().filter(|_| name == CONSTANTS);
@@ -133,7 +153,7 @@ impl Programs {
                 Some((name.clone(), function.instructions))
             })
             .collect();
-        Ok(Self { object: from, instructions, maps: made, _constants: constants })
+        Ok(Self { compiled: bytes, instructions, maps: made, _constants: constants })
     }
 
     /// The instructions of a program, if the object has it.
@@ -148,10 +168,6 @@ fn written(object: &mut Object, constants: &Constants) -> anyhow::Result<OwnedFd
     object.patch_map_data(globals.into()).context("cannot write the kernel side's constants")?;
     let section = object.maps.get(CONSTANTS).context("the kernel side has no constants")?;
     sys::constant_map(section.data()).context("the kernel refused constants")
-}
-
-fn is_own(name: &str) -> bool {
-    name.starts_with("nf_") || FORMS.iter().any(|form| name.ends_with(form))
 }
 
 fn descriptor(map: &Map) -> Option<BorrowedFd<'_>> {

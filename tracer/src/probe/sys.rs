@@ -29,6 +29,8 @@ const ATTACH_TYPE_KPROBE_MULTI: u32 = 42;
 const PROG_TYPE_RAW_TRACEPOINT: u32 = 17;
 /// `BPF_PROG_TYPE_TRACING`.
 const PROG_TYPE_TRACING: u32 = 26;
+/// `BPF_TRACE_RAW_TP`.
+const ATTACH_TYPE_TRACEPOINT: u32 = 23;
 /// `BPF_TRACE_FENTRY`.
 const ATTACH_TYPE_FENTRY: u32 = 24;
 /// `BPF_TRACE_FEXIT`.
@@ -78,6 +80,9 @@ pub enum Kind<'a> {
     Kprobe,
     /// For fprobes, many at once.
     KprobeMulti,
+    /// For a tracepoint of the kernel image, with types of its arguments: the number of its
+    /// `BTF_KIND_TYPEDEF`.
+    Tracepoint(u32),
     /// For a tracepoint, without types of its arguments.
     RawTracepoint,
     /// A program of tc, which can be run on request.
@@ -94,6 +99,7 @@ impl Kind<'_> {
             Kind::Fexit(_) => (PROG_TYPE_TRACING, ATTACH_TYPE_FEXIT),
             Kind::Kprobe => (PROG_TYPE_KPROBE, 0),
             Kind::KprobeMulti => (PROG_TYPE_KPROBE, ATTACH_TYPE_KPROBE_MULTI),
+            Kind::Tracepoint(_) => (PROG_TYPE_TRACING, ATTACH_TYPE_TRACEPOINT),
             Kind::RawTracepoint => (PROG_TYPE_RAW_TRACEPOINT, 0),
             // `BPF_PROG_TYPE_SCHED_CLS`.
             #[cfg(test)]
@@ -176,10 +182,14 @@ fn prog_load(
     // SAFETY: zeros are valid for every member of the union.
     let load = unsafe { &mut attr.__bindgen_anon_3 };
     (load.prog_type, load.expected_attach_type) = kind.numbers();
-    if let Kind::Fentry(target) | Kind::Fexit(target) = kind {
-        load.attach_btf_id = target.id;
-        load.__bindgen_anon_1.attach_btf_obj_fd =
-            target.object.map_or(0, |object| object.as_raw_fd() as u32);
+    match kind {
+        Kind::Tracepoint(id) => load.attach_btf_id = id,
+        Kind::Fentry(target) | Kind::Fexit(target) => {
+            load.attach_btf_id = target.id;
+            load.__bindgen_anon_1.attach_btf_obj_fd =
+                target.object.map_or(0, |object| object.as_raw_fd() as u32);
+        }
+        _ => {}
     }
     load.insns = instructions.as_ptr() as u64;
     load.insn_cnt = u32::try_from(instructions.len()).map_err(io::Error::other)?;
@@ -229,15 +239,15 @@ pub fn link_netfilter(program: BorrowedFd<'_>, place: NetfilterPlace) -> io::Res
     unsafe { bpf_fd(bpf_cmd::BPF_LINK_CREATE, &mut attr) }
 }
 
-/// Attaches a program that was loaded for entering or leaving a kernel function. The link goes with
-/// the descriptor.
+/// Attaches a program that was loaded for a tracepoint with types, or for entering or leaving a kernel
+/// function. The link goes with the descriptor.
 ///
 /// # Errors
 /// What the kernel says: `ENOTSUPP` (524) where it has no trampolines for this function.
 pub fn attach_tracing(program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     // SAFETY: as in `prog_load`.
     let mut attr: bpf_attr = unsafe { zeroed() };
-    // No name: the function that it was loaded for.
+    // No name: what it was loaded for.
     attr.raw_tracepoint.prog_fd = program.as_raw_fd() as u32;
     // SAFETY: `attr` holds no pointers.
     unsafe { bpf_fd(bpf_cmd::BPF_RAW_TRACEPOINT_OPEN, &mut attr) }

@@ -53,7 +53,7 @@ use crate::{
         Builder, Clock, Phase, Sink as _, SinkError, Sinks, Standing, Tally, Wish, losses,
         record::{Detail, Events, LeftOut, LostEvents, MissingPoint, Start, WatchedPoint},
     },
-    probe::{self, Aside, Code, Mechanism, Mechanisms, Offer, Probes, Request, Tables, Types},
+    probe::{self, Aside, Code, Mechanism, Mechanisms, Offer, Probes, Request, Sources, Tables},
     select::{self, Selection, expression::Expression},
 };
 use attach::{Attacher, Watched};
@@ -165,7 +165,7 @@ pub fn offers(mechanisms: &[Mechanism]) -> anyhow::Result<(Vec<Offer>, Vec<Aside
         mechanisms: Mechanisms::only(mechanisms),
         tc: true,
     };
-    let mut probes = Probes::load(&request, Types::read()?)?;
+    let mut probes = Probes::load(&request, Sources::read(None)?)?;
     probes.attach_functions();
     Ok((probes.offers(), probes.asides()))
 }
@@ -312,10 +312,10 @@ impl<'a> Trace<'a> {
             mechanisms: Mechanisms::only(&args.mechanism),
             tc: snaplen > 0 || selection.expression.is_some() || args.mechanism.iter().any(is_tc),
         };
-        let types = Types::read()?;
-        let reasons = DropReasons::of(&types.kernel.image);
+        let sources = Sources::read(request.expression.as_ref())?;
+        let reasons = DropReasons::of(&sources.kernel.image);
         let facts = Arc::new(KernelFacts { reasons, symbols: Symbols::new() });
-        let mut probes = Probes::load(&request, types)?;
+        let mut probes = Probes::load(&request, sources)?;
         let mut watch = Watch::new()?;
         let snapshot = Snapshot::take()?;
         selection.containers.look(&snapshot);

@@ -1,0 +1,43 @@
+//! What a start reads before anything goes to the kernel: the kernel's types, and the compiled kernel side. Reading
+//! is the longest part of a start, so it is done at once.
+
+use std::{borrow::Cow, thread};
+
+use aya::EbpfLoader;
+
+use super::{Code, OBJECT, btf::KernelTypes, joined, own::Compiled};
+
+/// What was read.
+pub struct Sources {
+    /// Structures and their fields, functions, enums and their names.
+    pub kernel: KernelTypes,
+    /// Reads the kernel's types too, on being made, whether they are wanted or not.
+    pub(super) loader: EbpfLoader<'static>,
+    /// The kernel side.
+    pub(super) compiled: Compiled,
+}
+
+impl Sources {
+    /// Reads them; `expression`: what the kernel side is to match packets with as well.
+    ///
+    /// # Errors
+    /// When this kernel has no BTF.
+    pub fn read(expression: Option<&Code>) -> anyhow::Result<Self> {
+        let compiled = || {
+            let object = expression.map_or(Ok(Cow::Borrowed(OBJECT)), |code| code.put_into(OBJECT));
+            Compiled::read(object?)
+        };
+        let (kernel, loader, compiled) = thread::scope(|scope| {
+            let others = scope.spawn(|| {
+                let loader = EbpfLoader::new();
+                // What this kernel can do aya asks it once, whenever that is needed first.
+                aya::features();
+                (loader, compiled())
+            });
+            let kernel = KernelTypes::read();
+            let (loader, compiled) = joined(others);
+            (kernel, loader, compiled)
+        });
+        Ok(Self { kernel: kernel?, loader, compiled: compiled? })
+    }
+}
