@@ -54,15 +54,12 @@ fn build() -> Result<PathBuf, String> {
     Ok(target_dir.join(TARGET).join("release/tracer-ebpf"))
 }
 
-fn flags(linker: &Path) -> [String; 6] {
+fn flags(linker: &Path) -> [String; 4] {
     let arch = env::var("CARGO_CFG_TARGET_ARCH").unwrap_or_default();
     [
         format!("-Clinker={}", linker.display()),
-        "-Clink-arg=--btf".into(),
         // Otherwise memory is cleared by a call that writes bytes one by one: 300 ns a packet.
         "-Clink-arg=--disable-expand-memcpy-in-order".into(),
-        // For all crates: a function without debug info has no BTF, and the kernel refuses it.
-        "-Cdebuginfo=2".into(),
         "-Ctarget-cpu=v3".into(),
         format!("--cfg=bpf_target_arch=\"{arch}\""),
     ]
