@@ -28,7 +28,7 @@ use points::{
 use skb::{Direct, Probe};
 
 /// Programs at tracepoints, each in two forms with the same arguments: with types that the verifier
-/// knows, and without, which `tracer/src/probe` loads itself where a kernel takes no others.
+/// knows, and without, for where a kernel takes no others. `tracer/src/probe` loads both itself.
 macro_rules! tracepoints {
     ($($name:ident: $function:literal => $report:path;)*) => { pastey::paste! { $(
         #[btf_tracepoint(function = $function)]
@@ -72,8 +72,7 @@ fn tc_egress(ctx: TcContext) -> i32 {
 }
 
 /// Netfilter programs. aya knows no such section: they stand in sections that it parses, each in its
-/// own (aya copies the line numbers of a whole section for each program in it), and
-/// `tracer/src/probe` loads them itself.
+/// own, and `tracer/src/probe` loads them itself.
 macro_rules! netfilter_programs {
     ($($name:ident => |$ctx:ident| $report:expr;)*) => { $(
         #[unsafe(no_mangle)]

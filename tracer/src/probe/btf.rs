@@ -14,12 +14,6 @@ const DIRECTORY: &str = "/sys/kernel/btf";
 /// Where the kernel keeps the image's.
 const VMLINUX: &str = "/sys/kernel/btf/vmlinux";
 
-fn image() -> anyhow::Result<Vec<u8>> {
-    fs::read(VMLINUX).with_context(|| {
-        format!("cannot read {VMLINUX}: pathtrace needs a kernel built with CONFIG_DEBUG_INFO_BTF")
-    })
-}
-
 /// A function that BTF lists. That does not mean that it can be traced.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TypedFunction {
@@ -38,7 +32,7 @@ pub struct TypedTracepoint {
     pub arguments: usize,
 }
 
-/// Structures, functions and enums of the image and of modules.
+/// Structures, tracepoints, functions and enums of the image and of modules.
 pub struct KernelTypes {
     /// The image's.
     pub image: Btf,
@@ -54,7 +48,12 @@ impl KernelTypes {
     /// # Errors
     /// When this kernel has no BTF.
     pub fn read() -> anyhow::Result<Self> {
-        let image = Btf::from_bytes(&image()?)
+        let image = fs::read(VMLINUX).with_context(|| {
+            format!(
+                "cannot read {VMLINUX}: pathtrace needs a kernel built with CONFIG_DEBUG_INFO_BTF"
+            )
+        })?;
+        let image = Btf::from_bytes(&image)
             .with_context(|| format!("{VMLINUX} is not BTF that pathtrace can read"))?;
         let read = |module: &'static str| {
             let path = Path::new(DIRECTORY).join(module);

@@ -24,7 +24,7 @@ use std::{
     collections::HashMap,
     os::fd::AsFd as _,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    thread::{self, ScopedJoinHandle},
+    thread,
 };
 
 use anyhow::{Context as _, anyhow};
@@ -129,10 +129,6 @@ pub struct LeftOut {
     pub events: u64,
 }
 
-fn joined<T>(thread: ScopedJoinHandle<'_, T>) -> T {
-    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-}
-
 /// A program to be loaded.
 struct Job<'a> {
     /// Which offer it is for; none when it keeps for itself what becomes of it.
@@ -154,7 +150,6 @@ impl<'a> Job<'a> {
 /// Loads them all; which offers do not hold, and why.
 fn run(mut jobs: Vec<Job<'_>>) -> Vec<(usize, anyhow::Error)> {
     let workers = thread::available_parallelism().map_or(1, usize::from).min(jobs.len());
-    // The netfilter programs come last, and take longest: they begin first.
     let (queue, refused) = (Mutex::new(jobs.drain(..)), Mutex::new(Vec::new()));
     let next = || lock(&queue).next_back();
     thread::scope(|scope| {
@@ -191,14 +186,12 @@ pub struct Probes {
     tracepoints: Tracepoints,
     /// Which observers stand where.
     pub brackets: Brackets,
-    /// Those of tc, then of netfilter links.
+    /// Those of [`TC`], then of [`HOOKS`].
     offers: Vec<(Point, Result<Mechanism, String>)>,
     /// How tc can be watched.
     tc: Option<Mechanism>,
     /// Whether it is at all interfaces.
     tc_everywhere: bool,
-    /// Index of the offers of tc, in the order of [`TC`].
-    first_tc: usize,
     /// Whether tc would be watched by filters, which outlive a pathtrace that is killed.
     leaves_filters: bool,
     interfaces: HashMap<Place, Attached>,
@@ -217,6 +210,7 @@ impl Probes {
     /// When tracing is not possible at all: no permission, a kernel that refuses the maps.
     pub fn load(request: &Request, sources: Sources) -> anyhow::Result<Self> {
         let Sources { kernel, mut loader, compiled } = sources;
+        sys::lift_memory_limit();
         let arguments =
             |tracepoint| kernel.tracepoint(tracepoint).map_or(0, |found| found.arguments);
         let allowed = request.mechanisms;
@@ -249,27 +243,23 @@ impl Probes {
         let mut ebpf = loader
             .map_max_entries("EVENTS", request.ring_bytes)
             .map_max_entries("FOLLOWED", request.tracked)
-            .btf(None)
             .load(compiled.bytes())
             .context("the kernel refused pathtrace's maps")?;
         let own = Arc::new(own::Programs::prepare(compiled, &ebpf)?);
         let mut netfilter = netfilter::Programs::new(own.clone());
         let mut watches = Watches::plan(own.clone(), &kernel, constants, allowed);
-
         let mut tracepoints = Tracepoints::plan(&kernel);
 
-        // Each goes through the verifier by itself: as many at a time as there are processors.
-        let mut jobs: Vec<Job<'_>> = Vec::new();
-        let mut offers = Vec::new();
+        // Each goes through the verifier by itself: as many at a time as there are processors, from the last
+        // one on. The longest come last, or a processor would wait for another one at the end.
+        let mut jobs: Vec<Job<'_>> = watches.loading().map(Job::aside).collect();
         jobs.extend(tracepoints.loading(&own, allowed).map(Job::aside));
-        jobs.extend(watches.loading().map(Job::aside));
-        let mut programs: HashMap<String, &mut Program> =
-            ebpf.programs_mut().map(|(name, program)| (name.to_owned(), program)).collect();
+        let mut offers = Vec::new();
+        let mut programs: HashMap<_, _> = ebpf.programs_mut().collect();
         let tc = [Mechanism::Tcx, Mechanism::Clsact]
             .into_iter()
             .find(|tc| allowed.allow(*tc) && (*tc != Mechanism::Tcx || tcx_supported()))
             .ok_or_else(|| LEFT_OUT.to_owned());
-        let first_tc = offers.len();
         for (name, point) in TC {
             if !request.tc {
                 let why = || TC_NOT_NEEDED.to_owned();
@@ -282,7 +272,7 @@ impl Probes {
             }
             offers.push((point, tc.clone()));
         }
-        let first_hook = offers.len();
+        let first_hook = TC.len();
         let with_links = allowed.allow(Mechanism::NetfilterLink);
         let links = if with_links { Ok(Mechanism::NetfilterLink) } else { Err(LEFT_OUT.into()) };
         offers.extend(HOOKS.map(|point| (point, links.clone())));
@@ -317,7 +307,6 @@ impl Probes {
             leaves_filters: tc == Ok(Mechanism::Clsact),
             tc: tc.ok(),
             tc_everywhere,
-            first_tc,
             interfaces: HashMap::new(),
             hooks: HashMap::new(),
             netfilter_works: hooks.is_ok(),
@@ -392,7 +381,7 @@ impl Probes {
 
     /// Whether the kernel has taken the tc programs, which are loaded where they are needed.
     fn has_tc(&mut self, mechanism: Mechanism) -> bool {
-        for ((name, point), at) in TC.into_iter().zip(self.first_tc..) {
+        for ((name, point), at) in TC.into_iter().zip(0..) {
             let is_loaded = matches!(tc_program(&mut self.ebpf, name), Ok(tc) if tc.fd().is_ok());
             // Refused before, it would be again.
             let is_refused = matches!(&self.offers[at].1, Err(why) if why != TC_NOT_NEEDED);
@@ -403,7 +392,7 @@ impl Probes {
             let how = loaded.map(|()| mechanism).map_err(|why| one_line(&why));
             self.offers[at] = (point, how);
         }
-        self.offers[self.first_tc..][..TC.len()].iter().all(|(_, how)| how.is_ok())
+        self.offers[..TC.len()].iter().all(|(_, how)| how.is_ok())
     }
 
     /// Removes what a pathtrace that was killed has left in these namespaces. Only the filters of
@@ -595,23 +584,19 @@ impl Probes {
 }
 
 fn tc_program<'a>(ebpf: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut SchedClassifier> {
-    of_type(program(ebpf, name)?, name)
+    of_tc(program(ebpf, name)?, name)
 }
 
 fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut Program> {
     ebpf.program_mut(name).ok_or_else(|| anyhow!("the kernel side has no program {name}"))
 }
 
-fn of_type<'a, T>(program: &'a mut Program, name: &str) -> anyhow::Result<&'a mut T>
-where
-    &'a mut T: TryFrom<&'a mut Program, Error = ProgramError>,
-{
+fn of_tc<'a>(program: &'a mut Program, name: &str) -> anyhow::Result<&'a mut SchedClassifier> {
     program.try_into().with_context(|| format!("program {name} is of another type"))
 }
 
 fn load_tc(program: &mut Program, name: &str) -> anyhow::Result<()> {
-    let program: &mut SchedClassifier = of_type(program, name)?;
-    program.load().map_err(|e| rejected(name, &e))
+    of_tc(program, name)?.load().map_err(|e| rejected(name, &e))
 }
 
 /// What watches an interface's tc. Goes with this value.

@@ -57,13 +57,7 @@ impl Programs {
 
     fn load(&mut self, name: &str) -> anyhow::Result<&OwnedFd> {
         if !self.loaded.contains_key(name) {
-            let instructions = self
-                .own
-                .get(name)
-                .ok_or_else(|| anyhow!("the kernel side has no program {name}"))?;
-            let fd = sys::load(name, instructions, Kind::Netfilter)
-                .with_context(|| format!("the kernel refused program {name}"))?;
-            self.loaded.insert(name.to_owned(), fd);
+            self.loaded.insert(name.to_owned(), self.own.load(name, Kind::Netfilter)?);
         }
         self.loaded.get(name).ok_or_else(|| anyhow!("program {name} is gone"))
     }

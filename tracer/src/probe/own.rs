@@ -3,14 +3,15 @@
 //! taken out of the same object that aya loaded, bound to the maps that aya made, and go to the kernel by
 //! [`sys`](super::sys).
 //!
-//! In the object most stand in sections that aya parses and never loads (`classifier/NAME`); their names
-//! tell what they are: `nf_*` for hooks, a tracepoint's or function's name, and where it has several forms, which.
+//! In the object those of tracepoints with types stand in `tp_btf/TRACEPOINT`, the others in sections that aya parses and
+//! never loads (`classifier/NAME`). A program that has several forms has the form in its name: `NAME__kprobe`.
 
 use std::{
     borrow::Cow,
     collections::HashMap,
     os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
     sync::Arc,
+    time::Instant,
 };
 
 use anyhow::Context as _;
@@ -154,6 +155,21 @@ impl Programs {
             })
             .collect();
         Ok(Self { compiled: bytes, instructions, maps: made, _constants: constants })
+    }
+
+    /// Has the kernel take a program.
+    ///
+    /// # Errors
+    /// When it refuses it, with the end of the verifier's log; when there is no such program.
+    pub fn load(&self, name: &str, kind: sys::Kind<'_>) -> anyhow::Result<OwnedFd> {
+        let instructions =
+            self.get(name).with_context(|| format!("the kernel side has no program {name}"))?;
+        let began = Instant::now();
+        let loaded = sys::load(name, instructions, kind);
+        log::debug!("program {name}: the verifier took {:?}", began.elapsed());
+        loaded
+            .with_context(|| format!("the kernel refused program {name}"))
+            .inspect_err(|why| log::debug!("{why:#}"))
     }
 
     /// The instructions of a program, if the object has it.

@@ -1,17 +1,17 @@
 //! What a start reads before anything goes to the kernel: the kernel's types, and the compiled kernel side. Reading
 //! is the longest part of a start, so it is done at once.
 
-use std::{borrow::Cow, thread};
+use std::{borrow::Cow, panic::resume_unwind, thread};
 
 use aya::EbpfLoader;
 
-use super::{Code, OBJECT, btf::KernelTypes, joined, own::Compiled};
+use super::{Code, OBJECT, btf::KernelTypes, own::Compiled};
 
 /// What was read.
 pub struct Sources {
-    /// Structures and their fields, functions, enums and their names.
+    /// The kernel's types.
     pub kernel: KernelTypes,
-    /// Reads the kernel's types too, on being made, whether they are wanted or not.
+    /// Without types: those that it reads, on being made, nobody needs.
     pub(super) loader: EbpfLoader<'static>,
     /// The kernel side.
     pub(super) compiled: Compiled,
@@ -21,7 +21,7 @@ impl Sources {
     /// Reads them; `expression`: what the kernel side is to match packets with as well.
     ///
     /// # Errors
-    /// When this kernel has no BTF.
+    /// When this kernel has no BTF, or the kernel side has no room for the expression.
     pub fn read(expression: Option<&Code>) -> anyhow::Result<Self> {
         let compiled = || {
             let object = expression.map_or(Ok(Cow::Borrowed(OBJECT)), |code| code.put_into(OBJECT));
@@ -29,13 +29,14 @@ impl Sources {
         };
         let (kernel, loader, compiled) = thread::scope(|scope| {
             let others = scope.spawn(|| {
-                let loader = EbpfLoader::new();
+                let mut loader = EbpfLoader::new();
+                loader.btf(None);
                 // What this kernel can do aya asks it once, whenever that is needed first.
                 aya::features();
                 (loader, compiled())
             });
             let kernel = KernelTypes::read();
-            let (loader, compiled) = joined(others);
+            let (loader, compiled) = others.join().unwrap_or_else(|panic| resume_unwind(panic));
             (kernel, loader, compiled)
         });
         Ok(Self { kernel: kernel?, loader, compiled: compiled? })

@@ -1,4 +1,4 @@
-//! The few commands of `bpf(2)` that aya does not have: loading a netfilter program and linking it
+//! The few commands of `bpf(2)` for what aya does not have, or needs more for: loading a netfilter program and linking it
 //! to a hook (`BPF_LINK_CREATE` with `struct { pf, hooknum, priority, flags }`, Linux 6.4), programs
 //! for kernel functions and what attaches them, a program's missed runs, taking a key out of a map
 //! in one step.
@@ -16,6 +16,7 @@ use aya_obj::generated::{
     BPF_F_RDONLY_PROG, PERF_EVENT_IOC_ENABLE, PERF_EVENT_IOC_SET_BPF, bpf_attr, bpf_btf_info,
     bpf_cmd, bpf_insn, bpf_map_type, bpf_prog_info, perf_event_attr,
 };
+use rustix::process::{Resource, Rlimit, setrlimit};
 
 /// `BPF_PROG_TYPE_NETFILTER` (Linux 6.4).
 const PROG_TYPE_NETFILTER: u32 = 32;
@@ -46,8 +47,7 @@ const LOG_BYTES: usize = 1 << 20;
 #[derive(Debug, thiserror::Error)]
 #[error("{error}{}", log_tail(.log))]
 pub struct LoadError {
-    /// What the kernel answered.
-    #[source]
+    /// What the kernel answered. It is in what this error says, and so not its source.
     pub error: io::Error,
     /// The verifier's log.
     pub log: String,
@@ -125,11 +125,21 @@ pub fn load(name: &str, instructions: &[bpf_insn], kind: Kind<'_>) -> Result<Own
         }
         // Not the verifier's refusal: the mechanism's.
         Err(error) if is_eperm(&error) => Err(LoadError { error, log: String::new() }),
-        Err(_) => {
+        Err(error) => {
             let mut log = vec![0; LOG_BYTES];
+            // What the kernel answers now may only be that the log has no room (before Linux 6.4).
             prog_load(name, instructions, kind, LOG_STEPS, &mut log)
-                .map_err(|error| LoadError { error, log: text_of(&log) })
+                .map_err(|_| LoadError { error, log: text_of(&log) })
         }
+    }
+}
+
+/// Before Linux 5.11 maps and programs count as locked memory, of which a process may have little. Where it cannot
+/// be lifted, the kernel refuses what is too much, and that is told.
+pub fn lift_memory_limit() {
+    let unlimited = Rlimit { current: None, maximum: None };
+    if let Err(error) = setrlimit(Resource::Memlock, unlimited) {
+        log::debug!("the limit of locked memory stays: {error}");
     }
 }
 
@@ -576,5 +586,23 @@ pub mod testing {
         unsafe { bpf(bpf_cmd::BPF_PROG_TEST_RUN, &mut attr) }?;
         // SAFETY: the command has written this member.
         Ok(unsafe { attr.test.retval })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context as _;
+
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_told_once_with_the_end_of_the_verifiers_log() {
+        let error = io::Error::from_raw_os_error(libc::EACCES);
+        let refused: Result<(), _> = Err(LoadError { error, log: "1: r0 = 0\n2: no".to_owned() });
+
+        let told = format!("{:#}", refused.context("refused").unwrap_err());
+
+        let expected = "refused: Permission denied (os error 13)\n    1: r0 = 0\n    2: no";
+        assert_eq!(told, expected);
     }
 }

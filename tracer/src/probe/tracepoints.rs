@@ -3,11 +3,11 @@
 
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
-use anyhow::{Context as _, anyhow};
+use anyhow::Context as _;
 use tracer_common::point::Point;
 
 use super::{
-    btf::KernelTypes,
+    btf::{KernelTypes, TypedTracepoint},
     mechanism::{LEFT_OUT, Mechanism, Mechanisms},
     one_line, own,
     sys::{self, Kind},
@@ -36,8 +36,9 @@ struct Tracepoint {
     program: &'static str,
     name: &'static str,
     point: Point,
-    /// Number of its type, if this kernel has it as it must be.
-    typed: Result<u32, String>,
+    /// Number of its type, where this kernel has it as it must be.
+    id: Option<u32>,
+    /// What it is watched by, or why nothing does.
     loaded: Result<Loaded, String>,
     link: Option<OwnedFd>,
 }
@@ -51,33 +52,35 @@ impl Tracepoints {
     /// Those that this kernel has; nothing is loaded yet.
     pub fn plan(types: &KernelTypes) -> Self {
         let plan = |&(program, name, point, needed): &(_, _, _, usize)| {
-            let typed = match types.tracepoint(name) {
-                None => Err(format!("this kernel has no tracepoint {name}")),
-                Some(found) if found.arguments < needed => Err(format!(
-                    "tracepoint {name} has {} arguments, {needed} are needed",
-                    found.arguments
-                )),
-                Some(found) => Ok(found.id),
+            let (id, why) = match types.tracepoint(name) {
+                None => (None, format!("this kernel has no tracepoint {name}")),
+                Some(TypedTracepoint { arguments, .. }) if arguments < needed => {
+                    let why =
+                        format!("tracepoint {name} has {arguments} arguments, {needed} are needed");
+                    (None, why)
+                }
+                Some(found) => (Some(found.id), "not loaded yet".to_owned()),
             };
-            let loaded = Err("it was not loaded".to_owned());
-            Tracepoint { program, name, point, typed, loaded, link: None }
+            Tracepoint { program, name, point, id, loaded: Err(why), link: None }
         };
         Self(TRACEPOINTS.iter().map(plan).collect())
     }
 
-    /// What is to be done to load each, in parallel with whatever else is loaded.
+    /// What is to be done to load each, in parallel with whatever else is loaded; the longest last.
     pub fn loading(
         &mut self,
         own: &own::Programs,
         allowed: Mechanisms,
     ) -> impl Iterator<Item = impl FnOnce() + Send> {
-        // The longest last, for these are loaded first: then no processor waits long for another one at the end.
-        let mut tracepoints: Vec<_> = self.0.iter_mut().collect();
-        tracepoints.sort_by_key(|tracepoint| own.get(tracepoint.program).map_or(0, <[_]>::len));
-        let load = move |tracepoint: &mut Tracepoint| {
-            tracepoint.loaded = tracepoint.load(own, allowed);
-        };
-        tracepoints.into_iter().map(move |tracepoint| move || load(tracepoint))
+        let length = |program| own.get(program).map_or(0, <[_]>::len);
+        let mut tracepoints: Vec<_> =
+            self.0.iter_mut().filter_map(|tracepoint| Some((tracepoint.id?, tracepoint))).collect();
+        tracepoints.sort_by_key(|(_, tracepoint)| length(tracepoint.program));
+        tracepoints.into_iter().map(move |(id, tracepoint)| {
+            move || {
+                tracepoint.loaded = load(own, tracepoint.program, id, allowed);
+            }
+        })
     }
 
     /// Attaches what is loaded.
@@ -115,32 +118,23 @@ impl Tracepoints {
     }
 }
 
-impl Tracepoint {
-    /// With types, else without; the reason is that of the former.
-    fn load(&self, own: &own::Programs, allowed: Mechanisms) -> Result<Loaded, String> {
-        let id = self.typed.clone()?;
-        let load = |mechanism, name: &str, kind| {
-            if !allowed.allow(mechanism) {
-                return Err(LEFT_OUT.to_owned());
-            }
-            let load = || {
-                let instructions = own
-                    .get(name)
-                    .ok_or_else(|| anyhow!("the kernel side has no program {name}"))?;
-                sys::load(name, instructions, kind)
-                    .with_context(|| format!("the kernel refused program {name}"))
-            };
-            match load() {
-                Ok(program) => Ok(Loaded { mechanism, program }),
-                Err(why) => {
-                    log::debug!("{why:#}");
-                    Err(one_line(&why))
-                }
-            }
-        };
-        load(Mechanism::TpBtf, self.program, Kind::Tracepoint(id)).or_else(|why| {
-            let untyped = format!("{}__raw", self.program);
-            load(Mechanism::RawTracepoint, &untyped, Kind::RawTracepoint).map_err(|_| why)
-        })
-    }
+/// Loads a program with types, else without. Of two refusals the former is told.
+fn load(
+    own: &own::Programs,
+    program: &str,
+    id: u32,
+    allowed: Mechanisms,
+) -> Result<Loaded, String> {
+    let load = |mechanism, name: &str, kind| {
+        if !allowed.allow(mechanism) {
+            return Err(LEFT_OUT.to_owned());
+        }
+        let program = own.load(name, kind).map_err(|why| one_line(&why))?;
+        Ok(Loaded { mechanism, program })
+    };
+    load(Mechanism::TpBtf, program, Kind::Tracepoint(id)).or_else(|why| {
+        let untyped = format!("{program}__raw");
+        let loaded = load(Mechanism::RawTracepoint, &untyped, Kind::RawTracepoint);
+        loaded.map_err(|other| if allowed.allow(Mechanism::TpBtf) { why } else { other })
+    })
 }

@@ -17,6 +17,7 @@ use super::{
     functions::{self, Attempt, CATALOGUE, Facts, Forms, Function, Missing, Planned},
     lock,
     mechanism::{Mechanism, Mechanisms},
+    one_line,
     own::{self, Constants},
     sys::{self, Kind, KprobeSource, Target},
 };
@@ -226,7 +227,6 @@ type Slot = Arc<OnceLock<Result<Program, String>>>;
 /// What all watches share.
 struct Kernel {
     own: Arc<own::Programs>,
-    release: String,
     /// What BTF says of the functions.
     functions: HashMap<&'static str, TypedFunction>,
     /// BTF objects of the modules that have them.
@@ -248,7 +248,6 @@ impl Kernel {
     ) -> Self {
         let mut kernel = Self {
             own,
-            release: rustix::system::uname().release().to_string_lossy().into_owned(),
             functions: HashMap::new(),
             objects: HashMap::new(),
             kprobes: None,
@@ -356,16 +355,7 @@ impl Kernel {
     }
 
     fn load_program(&self, name: &str, kind: Kind<'_>) -> Result<Program, String> {
-        let instructions = self.own.get(name).ok_or("the kernel side has no such program")?;
-        let began = Instant::now();
-        let loaded = sys::load(name, instructions, kind);
-        log::debug!("program {name}: the verifier took {:?}", began.elapsed());
-        loaded.map(Arc::new).map_err(|error| {
-            let why = format!("kernel {} refused program {name}: {error}", self.release);
-            log::debug!("{why}");
-            // The log of the verifier has many lines.
-            why.split_whitespace().collect::<Vec<_>>().join(" ")
-        })
+        self.own.load(name, kind).map(Arc::new).map_err(|why| one_line(&why))
     }
 
     fn attach(&self, attempt: Attempt, program: &Program, returning: bool) -> io::Result<OwnedFd> {
