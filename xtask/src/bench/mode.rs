@@ -45,8 +45,9 @@ enum Tool {
     Pathtrace(&'static [&'static str], Out),
     /// pathtrace's live view with these arguments, in a terminal.
     View(&'static [&'static str]),
-    /// Another program with its arguments, and what it needs in nftables.
+    /// Another program, how it is called, and what it needs in nftables.
     Other {
+        program: Cow<'static, str>,
         command: Cow<'static, [Cow<'static, str>]>,
         ready: Ready,
         rule: Option<&'static str>,
@@ -71,10 +72,14 @@ macro_rules! pathtrace {
 }
 
 macro_rules! other {
-    ($name:literal, [$($word:expr),*], $ready:expr, $rule:expr) => {
+    ($name:literal, [$program:expr $(, $word:expr)*], $ready:expr, $rule:expr) => {
+        other!($name, $program, [$program $(, $word)*], $ready, $rule)
+    };
+    ($name:literal, $program:expr, [$($word:expr),*], $ready:expr, $rule:expr) => {
         Mode {
             name: Cow::Borrowed($name),
             tool: Tool::Other {
+                program: Cow::Borrowed($program),
                 command: Cow::Borrowed(&[$(Cow::Borrowed($word)),*]),
                 ready: $ready,
                 rule: $rule,
@@ -82,6 +87,13 @@ macro_rules! other {
         }
     };
 }
+
+/// bpftrace with the program that follows. Without tracefs it finds no tracepoint, says so, and runs all the same.
+const WITH_TRACEFS: &str = r#"
+    at=/sys/kernel/tracing
+    [ -d $at/events/net ] || mount -t tracefs tracefs $at || exit
+    exec bpftrace -e "$0"
+"#;
 
 /// Nothing comes first: the others are compared with it.
 pub const MODES: [Mode; 13] = [
@@ -122,9 +134,13 @@ pub const MODES: [Mode; 13] = [
     ),
     other!(
         "bpftrace, two tracepoints counted",
+        "bpftrace",
         [
-            "bpftrace",
-            "-e",
+            "unshare",
+            "--mount",
+            "sh",
+            "-c",
+            WITH_TRACEFS,
             r#"BEGIN { printf("ready\n"); }
                tracepoint:net:net_dev_start_xmit, tracepoint:net:netif_receive_skb
                { @[probe] = count(); }"#
@@ -140,8 +156,12 @@ pub fn peers(commands: &[String]) -> Result<Vec<Mode>> {
         let words: Vec<_> = command.split_whitespace().map(|w| Cow::Owned(w.to_owned())).collect();
         let program = words.first().context("a peer without a command")?;
         ensure!(setup::find(program).is_some(), "{program} is not there to be compared with");
-        let tool =
-            Tool::Other { command: Cow::Owned(words), ready: Ready::AfterAWhile, rule: None };
+        let tool = Tool::Other {
+            program: program.clone(),
+            command: Cow::Owned(words),
+            ready: Ready::AfterAWhile,
+            rule: None,
+        };
         Ok(Mode { name: Cow::Owned(command.clone()), tool })
     };
     commands.iter().map(peer).collect()
@@ -158,9 +178,7 @@ impl Mode {
         match &self.tool {
             Tool::View(_) => setup::find("tmux").is_some(),
             Tool::Nothing | Tool::Pathtrace(..) => true,
-            Tool::Other { command, .. } => {
-                command.first().is_some_and(|c| setup::find(c).is_some())
-            }
+            Tool::Other { program, .. } => setup::find(program).is_some(),
         }
     }
 
@@ -196,7 +214,7 @@ impl Mode {
             Tool::Pathtrace(args, out) => {
                 Traced::start(host, binary, args, *out).map(Attached::Pathtrace)
             }
-            Tool::Other { command, ready, rule } => {
+            Tool::Other { command, ready, rule, .. } => {
                 let command: Vec<&str> = command.iter().map(Cow::as_ref).collect();
                 Peer::start(host, &command, ready, *rule).map(Attached::Other)
             }
