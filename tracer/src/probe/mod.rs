@@ -210,7 +210,6 @@ impl Probes {
     /// When tracing is not possible at all: no permission, a kernel that refuses the maps.
     pub fn load(request: &Request, sources: Sources) -> anyhow::Result<Self> {
         let Sources { kernel, mut loader, compiled } = sources;
-        sys::lift_memory_limit();
         let arguments =
             |tracepoint| kernel.tracepoint(tracepoint).map_or(0, |found| found.arguments);
         let allowed = request.mechanisms;
@@ -381,7 +380,7 @@ impl Probes {
 
     /// Whether the kernel has taken the tc programs, which are loaded where they are needed.
     fn has_tc(&mut self, mechanism: Mechanism) -> bool {
-        for ((name, point), at) in TC.into_iter().zip(0..) {
+        for (at, (name, point)) in TC.into_iter().enumerate() {
             let is_loaded = matches!(tc_program(&mut self.ebpf, name), Ok(tc) if tc.fd().is_ok());
             // Refused before, it would be again.
             let is_refused = matches!(&self.offers[at].1, Err(why) if why != TC_NOT_NEEDED);

@@ -93,7 +93,7 @@ impl Compiled {
 /// Programs by name, ready to be loaded.
 pub struct Programs {
     /// What they are taken from.
-    compiled: Arc<Cow<'static, [u8]>>,
+    bytes: Arc<Cow<'static, [u8]>>,
     instructions: HashMap<String, Vec<bpf_insn>>,
     /// The maps that they are bound to.
     maps: Arc<Maps>,
@@ -125,7 +125,7 @@ impl Programs {
     /// # Errors
     /// When the kernel refuses the map that holds them.
     pub fn with(&self, constants: &Constants) -> anyhow::Result<Self> {
-        Self::link(Compiled::read(self.compiled.clone())?, Some(constants), self.maps.clone())
+        Self::link(Compiled::read(self.bytes.clone())?, Some(constants), self.maps.clone())
     }
 
     fn link(
@@ -154,7 +154,7 @@ impl Programs {
                 Some((name.clone(), function.instructions))
             })
             .collect();
-        Ok(Self { compiled: bytes, instructions, maps: made, _constants: constants })
+        Ok(Self { bytes, instructions, maps: made, _constants: constants })
     }
 
     /// Has the kernel take a program.

@@ -1,11 +1,11 @@
-//! What a start reads before anything goes to the kernel: the kernel's types, and the compiled kernel side. Reading
-//! is the longest part of a start, so it is done at once.
+//! What a start reads before anything is loaded: the kernel's types, what aya asks the kernel, and the compiled kernel
+//! side. Reading takes longest of what is not the verifier's, so all is read at once.
 
 use std::{borrow::Cow, panic::resume_unwind, thread};
 
 use aya::EbpfLoader;
 
-use super::{Code, OBJECT, btf::KernelTypes, own::Compiled};
+use super::{Code, OBJECT, btf::KernelTypes, own::Compiled, sys};
 
 /// What was read.
 pub struct Sources {
@@ -23,6 +23,7 @@ impl Sources {
     /// # Errors
     /// When this kernel has no BTF, or the kernel side has no room for the expression.
     pub fn read(expression: Option<&Code>) -> anyhow::Result<Self> {
+        sys::lift_memory_limit();
         let compiled = || {
             let object = expression.map_or(Ok(Cow::Borrowed(OBJECT)), |code| code.put_into(OBJECT));
             Compiled::read(object?)

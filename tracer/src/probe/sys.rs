@@ -1,7 +1,7 @@
-//! The few commands of `bpf(2)` for what aya does not have, or needs more for: loading a netfilter program and linking it
-//! to a hook (`BPF_LINK_CREATE` with `struct { pf, hooknum, priority, flags }`, Linux 6.4), programs
-//! for kernel functions and what attaches them, a program's missed runs, taking a key out of a map
-//! in one step.
+//! The few commands of `bpf(2)` for what aya does not have, or needs more for: loading a netfilter program
+//! and linking it to a hook (`BPF_LINK_CREATE` with `struct { pf, hooknum, priority, flags }`, Linux 6.4),
+//! programs for tracepoints and kernel functions and what attaches them, a program's missed runs, taking a
+//! key out of a map in one step.
 
 use std::{
     collections::HashMap,
